@@ -1,0 +1,161 @@
+"""The handlers under `/api/v1`: parse what is asked, ask the relay, answer JSON.
+
+Owns the wire form of requests; the wire form of answers is the dataclasses of `status` and
+`dead_letters`. Decides nothing about delivery.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+from aiohttp.web import Request, Response
+
+from relay.admin import asking
+from relay.admin.control import RelayControl
+from relay.admin.dead_letters import detail, summary
+from relay.admin.status import (
+    DestinationStatus,
+    destination_statuses,
+    reader_statuses,
+    relay_status,
+)
+from relay.admin.times import rfc3339, rfc3339_or_none
+from relay.clock import Clock
+from relay.errors import NotFound
+from relay.model import Gap
+from relay.queue.base import DeadLetterFilter
+
+
+def json_response(document: object, status: int = HTTPStatus.OK) -> Response:
+    """A JSON answer; dataclasses become objects."""
+    return Response(body=orjson.dumps(document), status=status, content_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class GapStatus:
+    """A span in which Konnect may have given up on us."""
+
+    id: int
+    source: str
+    start: str
+    end: str
+    cause: str
+    refusals: int
+    closed_at: str | None
+
+
+class Api:
+    """Version 1 of the admin API."""
+
+    def __init__(self, control: RelayControl, clock: Clock) -> None:
+        self._control = control
+        self._queue = control.queue
+        self._clock = clock
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/api/v1/status", self._status)
+        router.add_get("/api/v1/destinations", self._destinations)
+        router.add_get("/api/v1/destinations/{name}", self._destination)
+        router.add_post("/api/v1/destinations/{name}/hold", self._hold)
+        router.add_post("/api/v1/destinations/{name}/resume", self._resume)
+        router.add_post("/api/v1/destinations/{name}/forget", self._forget)
+        router.add_post("/api/v1/destinations/{name}/test", self._test)
+        router.add_get("/api/v1/dead-letters", self._dead_letters)
+        router.add_get(r"/api/v1/dead-letters/{id:\d{1,18}}", self._dead_letter)
+        router.add_post("/api/v1/dead-letters/redrive", self._redrive)
+        router.add_post("/api/v1/dead-letters/discard", self._discard)
+        router.add_get("/api/v1/replays", self._replays)
+        router.add_post("/api/v1/replays", self._replay)
+        router.add_get("/api/v1/gaps", self._gaps)
+
+    # -- status
+
+    async def _status(self, _: Request) -> Response:
+        return json_response(await relay_status(self._control, self._clock.now()))
+
+    async def _destinations(self, _: Request) -> Response:
+        return json_response({"data": destination_statuses(self._control, self._clock.now())})
+
+    async def _destination(self, request: Request) -> Response:
+        return json_response(self._status_of(request.match_info["name"]))
+
+    def _status_of(self, name: str) -> DestinationStatus:
+        for status in destination_statuses(self._control, self._clock.now()):
+            if status.name == name:
+                return status
+        raise NotFound(f"There is no destination {name!r}.")
+
+    # -- destinations
+
+    async def _hold(self, request: Request) -> Response:
+        name = request.match_info["name"]
+        asked = await asking.read_body(request, asking.Hold)
+        await self._control.hold(name, asked.detail)
+        return json_response(self._status_of(name))
+
+    async def _resume(self, request: Request) -> Response:
+        name = request.match_info["name"]
+        await self._control.resume(name)
+        return json_response(self._status_of(name))
+
+    async def _forget(self, request: Request) -> Response:
+        name = request.match_info["name"]
+        await self._control.forget(name)
+        return json_response({"forgotten": name})
+
+    async def _test(self, request: Request) -> Response:
+        return json_response(await self._control.test(request.match_info["name"]))
+
+    # -- dead letters
+
+    async def _dead_letters(self, request: Request) -> Response:
+        page = asking.read_query(request, asking.DeadLetterPage)
+        letters = await self._queue.dead_letters(page.which(), after=page.after, limit=page.limit)
+        # A full page may be the last one; the next is empty then, and says so with `next: null`.
+        following = letters[-1].id if len(letters) == page.limit else None
+        return json_response({"data": list(map(summary, letters)), "meta": {"next": following}})
+
+    async def _dead_letter(self, request: Request) -> Response:
+        wanted = int(request.match_info["id"])
+        for letter in await self._queue.dead_letters(DeadLetterFilter(ids=(wanted,)), limit=1):
+            return json_response(detail(letter))
+        raise NotFound(f"There is no dead letter {wanted}.")
+
+    async def _redrive(self, request: Request) -> Response:
+        selection = await asking.read_body(request, asking.Selection)
+        return json_response({"events": await self._queue.redrive(selection.which())})
+
+    async def _discard(self, request: Request) -> Response:
+        selection = await asking.read_body(request, asking.Selection)
+        return json_response({"events": await self._queue.discard(selection.which())})
+
+    # -- replays and gaps
+
+    async def _replays(self, _: Request) -> Response:
+        return json_response({"data": reader_statuses(self._queue.reader_infos())})
+
+    async def _replay(self, request: Request) -> Response:
+        asked = await asking.read_body(request, asking.Replay)
+        self._status_of(asked.destination)
+        info = await self._queue.replay(asked.destination, asked.start, asked.end, asked.rate)
+        return json_response(reader_statuses([info])[0], HTTPStatus.ACCEPTED)
+
+    async def _gaps(self, request: Request) -> Response:
+        query = asking.read_query(request, asking.GapQuery)
+        gaps = await self._queue.gaps(include_closed=query.include_closed)
+        return json_response({"data": list(map(_gap, gaps))})
+
+
+def _gap(gap: Gap) -> GapStatus:
+    return GapStatus(
+        id=gap.id,
+        source=gap.source,
+        start=rfc3339(gap.start),
+        end=rfc3339(gap.end),
+        cause=gap.cause,
+        refusals=gap.refusals,
+        closed_at=rfc3339_or_none(gap.closed_at),
+    )

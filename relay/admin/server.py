@@ -1,0 +1,112 @@
+"""The admin listener: health, metrics, console and API on one port of their own.
+
+Owns the listening socket and the way from a request to an answer; what the answers say is made in
+`api` and `status`. Never reads or stores an event that has not become a dead letter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from relay.admin import console
+from relay.admin.api import Api, json_response
+from relay.admin.control import RelayControl
+from relay.admin.guard import Guard
+from relay.admin.problems import problem, problem_of
+from relay.clock import Clock
+from relay.config.schema import Admin
+from relay.errors import QueueError, RelayError
+from relay.observe.logs import Log
+from relay.observe.metrics import CONTENT_TYPE, Metrics
+
+_MAX_BODY: Final = 1024 * 1024  # bytes; the largest request is a list of dead-letter ids
+_PING_LIMIT: Final = 5.0  # seconds a commit may take before the relay counts as not ready
+_PING_FRESH: Final = 1.0  # seconds; anyone may ask, and each proof costs a commit
+_STOP_LIMIT: Final = 2.0  # seconds requests in progress may take when the relay stops
+
+
+class AdminServer:
+    """Serves the admin API of one relay."""
+
+    def __init__(
+        self, config: Admin, control: RelayControl, metrics: Metrics, *, clock: Clock, log: Log
+    ) -> None:
+        self._config = config
+        self._queue = control.queue
+        self._metrics = metrics
+        self._clock = clock
+        self._log = log
+        self._guard = Guard(config.token.reveal() if config.token else None)
+        self._runner = web.AppRunner(
+            self._application(Api(control, clock)), access_log=None, shutdown_timeout=_STOP_LIMIT
+        )
+        self._proven_at: float | None = None  # when the queue last committed, monotonic
+
+    async def start(self) -> None:
+        """Listen. Raises `OSError` when the address is taken."""
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._config.host, self._config.port).start()
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    @property
+    def port(self) -> int:
+        """The port listened on; differs from the configured one only where that is 0."""
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    def _application(self, api: Api) -> web.Application:
+        app = web.Application(middlewares=[self._answer], client_max_size=_MAX_BODY)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._serve_metrics)
+        app.router.add_get("/", console.page)
+        api.add_routes(app.router)
+        return app
+
+    @web.middleware
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Admit, handle, and turn every error into a problem."""
+        try:
+            self._guard.admit(request)
+            response = await handler(request)
+        except RelayError as error:
+            response = problem_of(error)
+        except web.HTTPException as error:
+            response = problem(error.status, f"{request.method} {request.path}: {error.reason}")
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+        except Exception:  # noqa: BLE001  # a bug in one handler must not show its stack to the client
+            self._log.exception("admin.failed", method=request.method, path=request.path)
+            response = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The relay's log says what went wrong.")
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if request.method == "POST":
+            # Whoever held a destination or discarded events should be found in the log afterwards.
+            self._log.info("admin.request", path=request.path, status=response.status, remote=request.remote)
+        return response
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return json_response({"status": "alive"})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        now = self._clock.monotonic()
+        if self._proven_at is None or now - self._proven_at >= _PING_FRESH:
+            try:
+                async with asyncio.timeout(_PING_LIMIT):
+                    await self._queue.ping()
+            except TimeoutError:
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The queue does not answer.")
+            except QueueError as error:
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+            self._proven_at = now
+        return json_response({"status": "ready"})
+
+    async def _serve_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=await self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})

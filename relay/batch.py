@@ -1,0 +1,219 @@
+"""Stored batches and the chunks cut from them: what readers give and destinations take.
+
+A chunk refers to runs of events inside stored batches. Nothing is copied, decoded or hashed
+before someone asks for it, and what was decoded once is shared by every destination that reads
+the same batch: a destination that only wants lines never touches a single event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from relay import gzipped
+from relay.konnect.lines import event_ids, format_of
+from relay.model import Event, Position
+
+
+class StoredBatch:
+    """A batch as the queue holds it. Decoded forms are made on first use and kept."""
+
+    __slots__ = (
+        "_body",
+        "_ids",
+        "_lines",
+        "count",
+        "ordinals",
+        "payload",
+        "received_at",
+        "sequence",
+        "source",
+    )
+
+    def __init__(
+        self,
+        *,
+        sequence: int,
+        source: str,
+        received_at: float,
+        count: int,
+        payload: bytes,
+        ordinals: Sequence[int] | None = None,
+        body: bytes | None = None,
+        ids: list[str] | None = None,
+    ) -> None:
+        self.sequence = sequence
+        self.source = source
+        self.received_at = received_at  # seconds since the epoch
+        self.count = count  # events
+        self.payload = payload  # gzip
+        self.ordinals = ordinals
+        self._body = body
+        self._lines: list[bytes] | None = None
+        self._ids = ids
+
+    def __repr__(self) -> str:
+        return f"<StoredBatch {self.sequence} {self.source} {self.count} events>"
+
+    @property
+    def body(self) -> bytes:
+        """Every line, each ended by one newline."""
+        if self._body is None:
+            self._body = gzipped.decompress(self.payload)
+        return self._body
+
+    @property
+    def nbytes(self) -> int:
+        """Length of `body`, without decoding it: the gzip trailer tells (RFC 1952, ISIZE).
+
+        Short where a sender's gzip has several members; then only the last one is counted, until
+        the body is decoded.
+        """
+        if self._body is None:
+            return int.from_bytes(self.payload[-4:], "little")
+        return len(self._body)
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The lines without their ends."""
+        if self._lines is None:
+            self._lines = self.body.split(b"\n")
+            self._lines.pop()  # what follows the last newline: nothing
+        return self._lines
+
+    @property
+    def ids(self) -> list[str]:
+        """The event ids, in the order of the lines."""
+        if self._ids is None:
+            self._ids = event_ids(self.lines, self.ordinals)
+        return self._ids
+
+    def event(self, index: int) -> Event:
+        line = self.lines[index]
+        return Event(self.ids[index], line, format_of(line), self.source, self.received_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some events of one batch, in order: a `range`, or a tuple of indices where a filter left holes."""
+
+    batch: StoredBatch
+    indices: range | tuple[int, ...]
+
+    @classmethod
+    def whole(cls, batch: StoredBatch) -> Slice:
+        return cls(batch, range(batch.count))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.indices) == self.batch.count
+
+    @property
+    def body(self) -> bytes:
+        """The lines of this slice, each ended by one newline."""
+        if self.is_whole:
+            return self.batch.body
+        lines = self.batch.lines
+        return b"".join([lines[i] + b"\n" for i in self.indices])
+
+    def cut(self, at: int) -> tuple[Slice, Slice]:
+        return Slice(self.batch, self.indices[:at]), Slice(self.batch, self.indices[at:])
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The events of one request to a destination, in log order. Never empty when sent."""
+
+    slices: tuple[Slice, ...]
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return sum(map(len, self.slices))
+
+    @property
+    def first(self) -> Position:
+        """Where the first event stands."""
+        head = self.slices[0]
+        return Position(head.batch.sequence, head.indices[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Uncompressed size of the lines with one newline each."""
+        return sum(len(piece.body) for piece in self.slices)
+
+    @property
+    def body(self) -> bytes:
+        """All lines, each ended by one newline."""
+        if len(self.slices) == 1:
+            return self.slices[0].body
+        return b"".join([piece.body for piece in self.slices])
+
+    @property
+    def oldest_received_at(self) -> float:
+        """Arrival of the event that waited longest, seconds since the epoch."""
+        return min(piece.batch.received_at for piece in self.slices)
+
+    def gzip_members(self) -> bytes | None:
+        """The stored gzip of all lines as they are, or None where some batch is not sent whole.
+
+        Several members in a row are one valid gzip stream (RFC 1952 section 2.2), but not every
+        receiver reads past the first; a destination type has to opt in.
+        """
+        if all(piece.is_whole for piece in self.slices):
+            return b"".join([piece.batch.payload for piece in self.slices])
+        return None
+
+    def lines(self) -> Iterator[bytes]:
+        for piece in self.slices:
+            lines = piece.batch.lines
+            if piece.is_whole:
+                yield from lines
+            else:
+                for i in piece.indices:
+                    yield lines[i]
+
+    def events(self) -> Iterator[Event]:
+        for piece in self.slices:
+            for i in piece.indices:
+                yield piece.batch.event(i)
+
+    def located(self) -> Iterator[tuple[Position, Event]]:
+        """Each event with its place in the log."""
+        for piece in self.slices:
+            for i in piece.indices:
+                yield Position(piece.batch.sequence, i), piece.batch.event(i)
+
+    def cut(self, at: int) -> tuple[Chunk, Chunk]:
+        """Split before the event with index *at*; both parts keep their order."""
+        head: list[Slice] = []
+        for n, piece in enumerate(self.slices):
+            if at < len(piece):
+                left, right = piece.cut(at)
+                if left.indices:
+                    head.append(left)
+                return Chunk(tuple(head)), Chunk((right, *self.slices[n + 1 :]))
+            head.append(piece)
+            at -= len(piece)
+        return Chunk(tuple(head)), Chunk(())
+
+    def pick(self, wanted: Sequence[int]) -> Chunk:
+        """The events with these indices (ascending) as a chunk of their own."""
+        slices: list[Slice] = []
+        start = 0
+        pending = iter(wanted)
+        index = next(pending, None)
+        for piece in self.slices:
+            stop = start + len(piece)
+            taken = []
+            while index is not None and index < stop:
+                taken.append(piece.indices[index - start])
+                index = next(pending, None)
+            if len(taken) == len(piece):
+                slices.append(piece)
+            elif taken:
+                slices.append(Slice(piece.batch, tuple(taken)))
+            start = stop
+        return Chunk(tuple(slices))

@@ -1,0 +1,1 @@
+"""The command line. Each command is a thin call into the composition root or the admin API."""

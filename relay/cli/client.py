@@ -1,0 +1,90 @@
+"""Talks to a running relay's admin API.
+
+Owns the connection and the sentences for what goes wrong with it. Blocking on purpose: a command
+asks one thing and waits for it, and starting without aiohttp is several times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+import orjson
+
+from relay.errors import RelayError
+
+# Everything the API does is quick but a probe (`destinations test`), which may take the destination's
+# own time-out.
+_TIMEOUT: Final = 120.0  # seconds
+
+
+class CommandFailed(RelayError):
+    """The relay did not do what was asked."""
+
+
+class AdminClient:
+    """One connection to one relay."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CommandFailed(f"{url!r} is no admin URL; it looks like http://127.0.0.1:8072.")
+        self._url = url
+        connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._connection = connect(parts.hostname, parts.port, timeout=_TIMEOUT)
+        self._base = parts.path.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def get(self, path: str, **query: object) -> Any:
+        """The JSON answer to a GET; query parameters that are None are left out."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._ask("GET", f"{path}?{urlencode(given)}" if given else path, None)
+
+    def post(self, path: str, body: object = None) -> Any:
+        """The JSON answer to a POST."""
+        return self._ask("POST", path, None if body is None else orjson.dumps(body))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> Any:
+        headers = {**self._headers, "Content-Type": "application/json"} if body else self._headers
+        try:
+            self._connection.request(method, self._base + path, body, headers)
+            response = self._connection.getresponse()
+            status, content = response.status, response.read()
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise CommandFailed(f"No relay answers at {self._url} ({reason}). Is it running?") from error
+        try:
+            document = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise CommandFailed(f"What answers at {self._url} is not a relay's admin API.") from error
+        if status == 401:
+            raise CommandFailed(f"The relay at {self._url} does not accept the admin token.")
+        if status >= 400:
+            raise CommandFailed(str(document.get("detail", f"The relay answered {status}.")))
+        return document
+
+
+@contextmanager
+def reach(config: Path, admin_url: str | None, admin_token: str | None) -> Iterator[AdminClient]:
+    """The relay at *admin_url*, or the one that *config* describes."""
+    client = AdminClient(admin_url, admin_token) if admin_url else _configured(config)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _configured(path: Path) -> AdminClient:
+    from relay.cli.configuration import load_config
+
+    admin = load_config(path).config.admin
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(admin.host, admin.host)
+    netloc = f"[{host}]" if ":" in host else host
+    return AdminClient(f"http://{netloc}:{admin.port}", admin.token.reveal() if admin.token else None)

@@ -1,0 +1,120 @@
+"""`status`: what the relay is doing, on one screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relay.cli import output
+from relay.cli.client import reach
+from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, ConfigOption, JsonOption
+
+
+def status(
+    config: ConfigOption = DEFAULT_CONFIG,
+    admin_url: AdminUrlOption = None,
+    admin_token: AdminTokenOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sources, destinations, backlog, age of the oldest event, circuit, dead letters."""
+    with reach(config, admin_url, admin_token) as relay:
+        document = relay.get("/api/v1/status")
+    if as_json:
+        output.print_json(document)
+        return
+    screen = output.console()
+    screen.print(_headline(document), markup=False)
+    screen.print()
+    screen.print(_destinations(document["destinations"]))
+    screen.print()
+    screen.print(_sources(document["sources"]))
+
+
+def _headline(document: Any) -> str:
+    queue = document["queue"]
+    lines = [
+        f"konnect-relay {document['version']}, role {document['role']}, up since {document['started_at']}",
+        (
+            f"queue: {'accepting' if queue['accepting'] else 'REFUSING for lack of room'}, "
+            f"{output.size(queue['bytes'])} of {output.size(queue['max_bytes'])}, "
+            f"{output.size(queue['disk_free_bytes'])} free on disk, {queue['events']:,} events"
+        ),
+    ]
+    if queue["corrupt_batches"] or queue["quarantined_bodies"]:
+        lines.append(
+            f"quarantine: {queue['corrupt_batches']:,} corrupt batches, "
+            f"{queue['quarantined_bodies']:,} bodies that could not be decoded"
+        )
+    if document["open_gaps"]:
+        lines.append(f"gaps: {document['open_gaps']:,} open; Konnect may hold events that never arrived")
+    return "\n".join(lines)
+
+
+def _destinations(destinations: list[Any]) -> output.Table:
+    return output.table(
+        "DESTINATION",
+        "TYPE",
+        "STATE",
+        "#BACKLOG",
+        "#OLDEST",
+        "#DELIVERED",
+        "#FILTERED",
+        "#DEAD LETTERS",
+        "LAST ANSWER",
+        rows=[
+            (
+                it["name"],
+                it["type"] or "not configured",
+                _circuit(it),
+                it["backlog"],
+                output.span(it["oldest_event_age_seconds"]) if it["oldest_event_at"] else None,
+                it["delivered"],
+                it["filtered"],
+                it["dead_letters"],
+                _answer(it),
+            )
+            for it in destinations
+        ],
+    )
+
+
+def _circuit(destination: Any) -> str:
+    hold = destination["hold"]
+    if hold:
+        return f"{destination['state'] or 'held'} ({hold['reason']})"
+    if destination["next_attempt_at"]:
+        return f"retrying at {destination['next_attempt_at']}"
+    return str(destination["state"] or "–")
+
+
+def _answer(destination: Any) -> str | None:
+    if not destination["last_attempt_at"]:
+        return None
+    code = destination["last_response_code"]
+    message = destination["last_response_message"] or ""
+    return f"{destination['last_attempt_at']} {'' if code is None else f'{code} '}{message}"
+
+
+def _sources(sources: list[Any]) -> output.Table:
+    return output.table(
+        "SOURCE",
+        "PATH",
+        "STATE",
+        "#ACCEPTED",
+        "#DUPLICATES",
+        "LAST EVENT",
+        "#LAST CODE",
+        "#OPEN GAPS",
+        rows=[
+            (
+                it["name"],
+                it["path"] or "not configured",
+                it["webhook_status"],
+                it["accepted"],
+                it["duplicates"],
+                it["last_event_at"],
+                it["last_response_code"],
+                it["open_gaps"],
+            )
+            for it in sources
+        ],
+    )

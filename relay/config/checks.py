@@ -1,0 +1,62 @@
+"""What spans several sections: contradictions that are refused, and settings that are allowed but unwise.
+
+Pure functions over a valid `Config`; each returns lines of the form `path: why`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relay.config.destination import DestinationConfig
+from relay.config.schema import Config
+from relay.config.secret import SecretUrl
+from relay.config.types import format_size
+
+_WILDCARDS = ("0.0.0.0", "::")
+_HUGE_CHUNK_EVENTS = 50_000
+_HUGE_CHUNK_BYTES = 32 * 1024 * 1024
+
+
+def problems(config: Config) -> Iterator[str]:
+    """Contradictions between sections."""
+    server, admin = config.server, config.admin
+    same_host = server.host == admin.host or server.host in _WILDCARDS or admin.host in _WILDCARDS
+    if server.port == admin.port != 0 and same_host:
+        yield f"admin.port: expected another port than server.port, got {admin.port} for both"
+    if server.max_in_flight_bytes < server.max_body:
+        yield (
+            f"server.max_in_flight_bytes: expected at least max_body ({format_size(server.max_body)}), "
+            f"got {format_size(server.max_in_flight_bytes)}"
+        )
+    known = [source.name for source in config.sources]
+    for index, destination in enumerate(config.destinations):
+        for name in destination.filter.sources or ():
+            if name not in known:
+                yield (
+                    f"destinations[{index}].filter.sources: expected names of sources "
+                    f"({', '.join(known)}), got {name!r}"
+                )
+
+
+def warnings(config: Config) -> Iterator[str]:
+    """What works, but should be known to whoever runs it."""
+    for index, destination in enumerate(config.destinations):
+        for warning in _destination_warnings(destination):
+            yield f"destinations[{index}].{warning}"
+
+
+def _destination_warnings(destination: DestinationConfig) -> Iterator[str]:
+    if not destination.tls.verify:
+        yield (
+            f"tls.verify: the certificate of {destination.name} is not checked; "
+            "anyone on the way can read the events and the credentials"
+        )
+    for name in type(destination).model_fields:
+        value = getattr(destination, name)
+        if isinstance(value, SecretUrl) and value.exposed:
+            yield f"{name}: events and credentials go to {value.host} unencrypted (http)"
+    batch = destination.batch
+    if batch.max_events > _HUGE_CHUNK_EVENTS:
+        yield f"batch.max_events: {batch.max_events} events in one request take much memory"
+    if batch.max_bytes > _HUGE_CHUNK_BYTES:
+        yield f"batch.max_bytes: {format_size(batch.max_bytes)} in one request take much memory"

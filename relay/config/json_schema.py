@@ -1,0 +1,44 @@
+"""The configuration's JSON Schema: for editors, and for checks before a deployment.
+
+Owns the content of config/schema.json, which `make schema` writes and a test keeps fresh. It describes
+the file as written, so `${NAME}` may stand wherever a scalar may; the relay's own messages come from
+`relay.config.load`, never from here.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import SchemaSerializer, core_schema
+
+from relay.config.load import DestinationTypes, config_model
+
+_FROM_ENVIRONMENT = {"type": "string", "pattern": r"\$\{"}
+_LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
+
+def json_schema(destination_types: DestinationTypes) -> dict[str, Any]:
+    """The schema of a configuration file whose destinations are of these types."""
+    schema = config_model(destination_types).model_json_schema(schema_generator=_AsWritten)
+    schema = _tidy(schema)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "title": "konnect-relay configuration"}
+
+
+def text(destination_types: DestinationTypes) -> str:
+    """The content of config/schema.json."""
+    return json.dumps(json_schema(destination_types), indent=2, ensure_ascii=False) + "\n"
+
+
+class _AsWritten(GenerateJsonSchema):
+    """Defaults in the units of the file (`30s`, `1MiB`); those of whole sections stand at their fields."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        described = super().default_schema(schema)
+        if "default" in described:
+            serializer = SchemaSerializer(schema["schema"])
+            described["default"] = serializer.to_python(schema["default"], mode="json")
+        if isinstance(described.get("default"), dict):
+            del described["default"]
+        return described

@@ -1,0 +1,72 @@
+"""A destination's filter, made into one function over stored batches.
+
+Owns the rule for doubt: an event is filtered only where the line proves that the filter excludes it. A
+line that cannot be read, a name Konnect has not documented, a missing field: all of these are
+delivered, because the user cannot miss what never shows up. `sources` is exact: it needs no line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fnmatch import translate
+
+from relay.batch import StoredBatch
+from relay.config.destination import Filter
+from relay.delivery.chunking import Stretch
+from relay.konnect.peek import EventType, Glance, event_type, glance
+
+Sieve = Callable[[StoredBatch, int], Stretch]
+"""Takes a batch and the first event that matters; says which events from there on are wanted."""
+
+_Test = Callable[[Glance], bool]  # True where the line proves that the event is not wanted
+
+
+def sieve(filter: Filter) -> Sieve:  # noqa: A002 - the word of the configuration
+    """Compile *filter*. All conditions it names must be met; without any, events are not looked at."""
+    sources = None if filter.sources is None else frozenset(filter.sources)
+    tests = _tests(filter)
+    if sources is None and not tests:
+        return Stretch.of
+
+    def sift(batch: StoredBatch, start: int) -> Stretch:
+        if sources is not None and batch.source not in sources:
+            return Stretch(batch, start, batch.count, ())
+        if not tests:
+            return Stretch.of(batch, start)
+        lines = batch.lines
+        kept = tuple([i for i in range(start, batch.count) if not _excluded(lines[i], tests)])
+        if len(kept) == batch.count - start:
+            return Stretch.of(batch, start)
+        return Stretch(batch, start, batch.count, kept)
+
+    return sift
+
+
+def _excluded(line: bytes, tests: tuple[_Test, ...]) -> bool:
+    seen = glance(line)
+    return any(test(seen) for test in tests)
+
+
+def _tests(filter: Filter) -> tuple[_Test, ...]:  # noqa: A002 - as above
+    tests: list[_Test] = []
+    if filter.types is not None:
+        types = frozenset(filter.types)
+        tests.append(lambda seen: _of_another_type(seen.name, types))
+    if filter.min_severity > 0:
+        least = filter.min_severity
+        tests.append(lambda seen: seen.severity is not None and seen.severity < least)
+    if filter.products is not None:
+        products = frozenset(filter.products)
+        tests.append(lambda seen: seen.product is not None and seen.product not in products)
+    if filter.names is not None:
+        matches = re.compile("|".join(map(translate, filter.names))).match
+        tests.append(lambda seen: seen.name is not None and matches(seen.name) is None)
+    if filter.exclude_kong_initiated:
+        tests.append(lambda seen: seen.kong_initiated)
+    return tuple(tests)
+
+
+def _of_another_type(name: str | None, types: frozenset[str]) -> bool:
+    kind = EventType.UNKNOWN if name is None else event_type(name)
+    return kind is not EventType.UNKNOWN and kind not in types

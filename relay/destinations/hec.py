@@ -1,0 +1,135 @@
+"""Sending to an HTTP Event Collector: what Splunk and LogScale have in common.
+
+Owns body and request. Which address, which credentials and what an answer means is the dialect's, in
+`splunk_hec` and `logscale`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from yarl import URL
+
+from relay.batch import Chunk
+from relay.clock import Clock
+from relay.config.destination import BatchLimits
+from relay.config.types import Size, refusal
+from relay.destinations.base import Misconfigured, Outcome, ProbeReport
+from relay.destinations.classify import Reply, classify
+from relay.destinations.hec_envelope import Envelope
+from relay.destinations.http_client import HttpClient, zipped
+from relay.destinations.http_config import OptionalHeaderSecret, UrlConfig, secrets_in
+
+
+class HecBatchLimits(BatchLimits):
+    """1 MB is what Splunk has always taken, and what other senders keep to (destinations.md section 3)."""
+
+    max_bytes: Annotated[Size, Field(ge=1024)] = Field(
+        1_000_000, description="Most bytes in one request, before compression."
+    )
+    compression: Literal["none", "gzip"] = Field("gzip", description="How request bodies are compressed.")
+
+
+class HecConfig(UrlConfig):
+    """What every HEC dialect lets one set."""
+
+    token: OptionalHeaderSecret = Field(default=None, description="Ingest token, without a scheme.")
+    authorization: OptionalHeaderSecret = Field(
+        default=None, description="Value of the Authorization header, sent verbatim, in place of `token`."
+    )
+    host: str | None = Field(default="konghq.com", description="`host` of every event.")
+    source: str | None = Field(default="konnect", description="`source` of every event.")
+    sourcetype: str | None = Field(default=None, description="`sourcetype` of every event.")
+    index: str | None = Field(default=None, description="`index` of every event; by default the token's.")
+    batch: HecBatchLimits = Field(
+        default=HecBatchLimits(), description="How many events go out in one request."
+    )
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> Self:
+        if (self.token is None) == (self.authorization is None):
+            raise refusal("expected either `token` or `authorization`")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Where HEC implementations differ."""
+
+    scheme: str  # of the Authorization header
+    url: URL  # for events
+    judge: Callable[[Reply, int, float], Outcome]  # reply, number of events sent, now
+    headers: Mapping[str, str] = field(default_factory=dict)
+    health: URL | None = None  # answers without credentials
+
+
+class HecDestination:
+    """Sends to one collector."""
+
+    def __init__(self, config: HecConfig, dialect: Dialect, *, clock: Clock) -> None:
+        self._config = config
+        self._dialect = dialect
+        self._clock = clock
+        self._gzip = config.batch.compression == "gzip"
+        self._envelope = Envelope(
+            host=config.host, source=config.source, sourcetype=config.sourcetype, index=config.index
+        )
+        self._body_headers = {"Content-Type": "application/json"}
+        if self._gzip:
+            self._body_headers["Content-Encoding"] = "gzip"
+        headers = {**dialect.headers, "Authorization": _authorization(config, dialect.scheme)}
+        self._client = HttpClient(config, headers=headers, secrets=secrets_in(dialect.url, headers))
+
+    def __repr__(self) -> str:
+        return f"<HecDestination {self._config.name}>"
+
+    @property
+    def event_overhead(self) -> int:
+        return self._envelope.overhead
+
+    async def open(self) -> None:
+        await self._client.open()
+
+    async def send(self, chunk: Chunk) -> Outcome:
+        body = b"\n".join([self._envelope.wrap(event) for event in chunk.events()])
+        if self._gzip:
+            body = await zipped(body)
+        reply = await self._client.request("POST", self._dialect.url, body, self._body_headers)
+        if not isinstance(reply, Reply):
+            return reply
+        return self._dialect.judge(reply, len(chunk), self._clock.now())
+
+    async def probe(self) -> ProbeReport:
+        """Ask for its health where it has such an address, then post nothing to prove the token.
+
+        A collector looks at the token first: with a good one it complains of the missing event.
+        """
+        if self._dialect.health is not None:
+            health = await self._client.request("GET", self._dialect.health)
+            if not isinstance(health, Reply):
+                return ProbeReport(ok=False, detail=health.response.detail)
+            if health.status >= 500:
+                said = classify(health, now=self._clock.now()).response.detail
+                return ProbeReport(ok=False, detail=f"asked for its health it {said}")
+        reply = await self._client.request("POST", self._dialect.url)
+        if not isinstance(reply, Reply):
+            return ProbeReport(ok=False, detail=reply.response.detail)
+        if reply.status == 400 or reply.status in range(200, 300):
+            outcome = self._dialect.judge(reply, 0, self._clock.now())
+            if not isinstance(outcome, Misconfigured):
+                return ProbeReport(ok=True, detail="reachable, and the token is accepted")
+            return ProbeReport(ok=False, detail=outcome.response.detail)
+        return ProbeReport(ok=False, detail=classify(reply, now=self._clock.now()).response.detail)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def _authorization(config: HecConfig, scheme: str) -> str:
+    if config.authorization is not None:
+        return config.authorization.reveal()
+    assert config.token is not None  # noqa: S101  # the configuration has checked it; this tells mypy
+    return f"{scheme} {config.token.reveal()}"

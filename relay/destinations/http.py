@@ -1,0 +1,220 @@
+"""`http`: events to any endpoint that takes a POST, in one of four framings.
+
+Owns the choice of body, headers and credentials. Plain lines go out as they lie in the log, without
+a look at single events.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+from yarl import URL
+
+from relay.batch import Chunk
+from relay.clock import Clock
+from relay.config.types import refusal
+from relay.destinations import framing
+from relay.destinations.base import (
+    Delivered,
+    Misconfigured,
+    Outcome,
+    Partial,
+    ProbeReport,
+    Rejected,
+    Rejection,
+    Throttled,
+    TooLarge,
+    Transient,
+)
+from relay.destinations.classify import Reply, classify
+from relay.destinations.framing import Framing
+from relay.destinations.http_client import HttpClient, zipped
+from relay.destinations.http_config import (
+    Basic,
+    HeaderName,
+    HeaderSecret,
+    HeaderText,
+    OptionalHeaderSecret,
+    UrlConfig,
+    secrets_in,
+)
+from relay.model import Reason
+
+_STATUS_RANGE = re.compile(r"([2-5]\d\d)(?:-([2-5]\d\d))?")
+
+
+def statuses(ranges: Iterable[int | str]) -> frozenset[int]:
+    """The statuses in a list such as `[200-299]` or `[200, 202]`."""
+    found: set[int] = set()
+    for text in ranges:
+        match = _STATUS_RANGE.fullmatch(str(text))
+        if match is None:
+            raise refusal("expected statuses such as 202 or 200-299")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise refusal(f"expected a range that rises, got {text}")
+        found.update(range(first, last + 1))
+    return frozenset(found)
+
+
+def _readable(ranges: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    statuses(ranges)
+    return ranges
+
+
+class HttpConfig(UrlConfig):
+    """Any HTTP endpoint."""
+
+    type: Literal["http"] = Field(description="Any HTTP endpoint.")
+    method: Literal["POST", "PUT", "PATCH"] = Field(default="POST", description="Request method.")
+    framing: Framing = Field(
+        default="lines",
+        description="How events share a body: lines as received, ndjson, json_array, or one_per_request.",
+    )
+    content_type: HeaderText | None = Field(
+        default=None, description="Content-Type; by default what belongs to the framing."
+    )
+    headers: dict[HeaderName, HeaderSecret] = Field(
+        default_factory=dict, description="Headers to add. Their values are treated as secrets."
+    )
+    authorization: OptionalHeaderSecret = Field(
+        default=None, description="Value of the Authorization header, sent verbatim."
+    )
+    bearer: OptionalHeaderSecret = Field(default=None, description="Token sent as `Bearer <token>`.")
+    basic: Basic | None = Field(default=None, description="User name and password.")
+    success: Annotated[tuple[int | str, ...], AfterValidator(_readable)] = Field(
+        default=("200-299",), min_length=1, description="Statuses that mean the events are stored."
+    )
+    passthrough_gzip: bool = Field(
+        default=False,
+        description="Send the stored gzip as it is, several members in a row. Much cheaper, but not every "
+        "receiver reads past the first member: try it before relying on it. Only with framing lines.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        named = [key.lower() for key in self.headers]
+        credentials = [self.authorization, self.bearer, self.basic, "authorization" in named or None]
+        if sum(credential is not None for credential in credentials) > 1:
+            raise refusal("expected at most one of `authorization`, `bearer`, `basic` and such a header")
+        if len(set(named)) < len(named):
+            raise refusal("a header is named twice in `headers`")
+        if self.passthrough_gzip and self.framing != "lines":
+            raise refusal("`passthrough_gzip` needs `framing: lines`")
+        return self
+
+    def request_headers(self) -> dict[str, str]:
+        """Headers of every request, credentials included."""
+        headers = {name: value.reveal() for name, value in self.headers.items()}
+        if self.authorization is not None:
+            headers["Authorization"] = self.authorization.reveal()
+        elif self.bearer is not None:
+            headers["Authorization"] = f"Bearer {self.bearer.reveal()}"
+        elif self.basic is not None:
+            headers["Authorization"] = self.basic.header()
+        return headers
+
+
+class HttpDestination:
+    """Sends to one URL."""
+
+    def __init__(self, config: HttpConfig, *, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._url = URL(config.url.reveal())
+        self._success = statuses(config.success)
+        self._gzip = config.batch.compression == "gzip" or config.passthrough_gzip
+        self._body_headers = {"Content-Type": config.content_type or framing.CONTENT_TYPE[config.framing]}
+        if self._gzip:
+            self._body_headers["Content-Encoding"] = "gzip"
+        headers = config.request_headers()
+        secrets = secrets_in(self._url, headers)
+        if config.basic is not None:
+            secrets.add(config.basic.password.reveal())
+        self._client = HttpClient(config, headers=headers, secrets=secrets)
+
+    def __repr__(self) -> str:
+        return f"<HttpDestination {self._config.name}>"
+
+    @property
+    def event_overhead(self) -> int:
+        return framing.OVERHEAD[self._config.framing]
+
+    async def open(self) -> None:
+        await self._client.open()
+
+    async def send(self, chunk: Chunk) -> Outcome:
+        if self._config.framing == "one_per_request":
+            return await self._one_by_one(chunk)
+        if self._config.passthrough_gzip:
+            members = chunk.gzip_members()
+            if members is not None:
+                return await self._post(members)
+        return await self._post(await self._encoded(self._framed(chunk)))
+
+    async def probe(self) -> ProbeReport:
+        """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused."""
+        reply = await self._client.request("HEAD", self._url)
+        if not isinstance(reply, Reply):
+            return ProbeReport(ok=False, detail=reply.response.detail)
+        detail = classify(reply, now=self._clock.now()).response.detail
+        if reply.status in {401, 402, 403, 404, 407, 410} or reply.status >= 502:
+            return ProbeReport(ok=False, detail=detail)
+        return ProbeReport(ok=True, detail=f"reachable; HEAD was answered with {reply.status}")
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _framed(self, chunk: Chunk) -> bytes:
+        match self._config.framing:
+            case "ndjson":
+                return framing.as_ndjson(chunk)
+            case "json_array":
+                return framing.as_json_array(chunk)
+            case _:
+                return chunk.body
+
+    async def _encoded(self, body: bytes) -> bytes:
+        return await zipped(body) if self._gzip else body
+
+    async def _post(self, body: bytes) -> Outcome:
+        reply = await self._client.request(self._config.method, self._url, body, self._body_headers)
+        if not isinstance(reply, Reply):
+            return reply
+        return classify(reply, now=self._clock.now(), success=self._success)
+
+    async def _one_by_one(self, chunk: Chunk) -> Outcome:
+        """One request after another until something fails or the time-out of a send has passed.
+
+        What was sent until then is reported as delivered, so that it is not sent again.
+        """
+        deadline = self._clock.monotonic() + self._config.timeout
+        for done, line in enumerate(chunk.lines(), 1):
+            outcome = await self._post(await self._encoded(line))
+            if not isinstance(outcome, Delivered):
+                return _broken_off(outcome, done - 1)
+            if done == len(chunk):
+                return outcome
+            if self._clock.monotonic() >= deadline:
+                return Partial(outcome.response, tuple(range(done)), ())
+        raise ValueError("a chunk without events was to be sent")
+
+
+def _broken_off(outcome: Outcome, done: int) -> Outcome:
+    """What became of a chunk whose first *done* events were delivered and whose next one met *outcome*."""
+    delivered = tuple(range(done))
+    match outcome:
+        case Rejected(response):
+            return Partial(response, delivered, (Rejection(done, Reason.REJECTED, response.detail),))
+        case TooLarge(response):
+            return Partial(response, delivered, (Rejection(done, Reason.TOO_LARGE, response.detail),))
+        case Throttled(response) | Transient(response) if done:
+            return Partial(response, delivered, (), rest=outcome)
+        case Misconfigured(response) if done:
+            # The rest is sent at once, meets the same answer with nothing delivered before it, and holds.
+            return Partial(response, delivered, ())
+        case _:
+            return outcome

@@ -1,0 +1,188 @@
+"""One destination's HTTP connections, and the border where other people's exceptions end.
+
+Owns the connection pool, TLS, the time-out and the reading of a bounded answer. Never retries,
+follows no redirect, keeps no cookie, and never says more about a failure than a secret-free
+sentence: aiohttp's own messages hold the URL, and a URL may be a credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import ssl
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import aiohttp
+from yarl import URL
+
+from relay import __version__, gzipped
+from relay.config.destination import ClientTls, DestinationConfig
+from relay.destinations.base import Misconfigured, Transient
+from relay.destinations.classify import Reply
+from relay.errors import ConfigError
+from relay.model import Response
+
+BODY_LIMIT = 16 * 1024  # bytes read of an answer; every vendor's verdict fits many times over
+
+_INLINE_GZIP = 256 * 1024  # bytes; about half a millisecond of the event loop
+_BARE_BYTES = 1024 * 1024  # aiohttp wants anything larger as a file, written piece by piece
+_SHORTEST_SECRET = 4  # blotting out anything shorter would only make answers unreadable
+
+
+async def zipped(body: bytes) -> bytes:
+    """*body* gzip'd, off the event loop when large (the compressor lets go of the interpreter lock)."""
+    if len(body) <= _INLINE_GZIP:
+        return gzipped.compress(body)
+    return await asyncio.to_thread(gzipped.compress, body)
+
+
+class HttpClient:
+    """The connections of one destination; shared with nothing."""
+
+    def __init__(
+        self, config: DestinationConfig, *, headers: Mapping[str, str], secrets: Iterable[str]
+    ) -> None:
+        """*headers* go with every request. *secrets* are blotted out of what the other side answers.
+
+        The configured `timeout` bounds a request from waiting for a connection to the last byte read.
+        """
+        self._timeout = config.timeout
+        self._connections = config.max_in_flight
+        self._tls = config.tls
+        self._headers = {
+            "User-Agent": f"konnect-relay/{__version__}",
+            "Accept-Encoding": "identity",  # an answer is read by its first bytes
+            **headers,
+        }
+        self._secrets = [secret.encode() for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        self._secrets.sort(key=len, reverse=True)  # `Bearer x` before the `x` inside it
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Read the certificates and make the pool. Raises `ConfigError` when a file is unusable."""
+        context = await asyncio.to_thread(tls_context, self._tls)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._connections, ssl=context),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=self._timeout, ceil_threshold=self._timeout),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def request(
+        self, method: str, url: URL, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Reply | Transient | Misconfigured:
+        """Send one request and return what was answered, or why nothing usable was."""
+        if self._session is None:
+            raise RuntimeError("request before open")
+        data = body if len(body) <= _BARE_BYTES else io.BytesIO(body)
+        try:
+            async with self._session.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            ) as response:
+                answer = await _beginning(response)
+                return Reply(response.status, response.headers.get("Retry-After"), self._blot(answer))
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            return _no_answer(error, self._timeout)
+
+    def _blot(self, text: bytes) -> bytes:
+        for secret in self._secrets:
+            text = text.replace(secret, b"<secret>")
+        return text
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """The first `BODY_LIMIT` bytes of the body; a longer one costs the connection, not memory.
+
+    A refusal stands even when its body breaks off (servers that answer 413 while the request is
+    still being written often reset). A success that breaks off does not: its body may say otherwise.
+    """
+    body = bytearray()
+    try:
+        while (room := BODY_LIMIT - len(body)) and (part := await response.content.read(room)):
+            body += part
+    except (aiohttp.ClientError, OSError):
+        if response.status < 400:
+            raise
+    return bytes(body)
+
+
+def tls_context(tls: ClientTls) -> ssl.SSLContext:
+    """What *tls* asks for; with `ca_file` only the authorities in it are trusted.
+
+    Raises `ConfigError` when a file cannot be read or does not hold what it should. Blocks.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise _unusable("ca_file", tls.ca_file, error) from error
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.cert is not None:
+        try:
+            context.load_cert_chain(tls.cert, tls.key)
+        except (OSError, ssl.SSLError) as error:
+            raise _unusable("cert", tls.cert, error) from error
+    return context
+
+
+def _unusable(field: str, path: Path | None, error: OSError) -> ConfigError:
+    reason = getattr(error, "reason", None) or error.strerror
+    return ConfigError([f"tls.{field}: {path} cannot be used: {reason}"])
+
+
+def _no_answer(error: BaseException, timeout: float) -> Transient | Misconfigured:
+    """The border: every way a request can fail without an answer, in our own words."""
+    refusal = _certificate_refusal(error)
+    if refusal is not None:
+        return Misconfigured(Response(refusal))
+    match error:
+        case TimeoutError():
+            sentence = f"no complete answer within {timeout:g} s"
+        case aiohttp.ClientConnectorDNSError():
+            sentence = f"the name {error.host} cannot be resolved"
+        case aiohttp.ClientConnectorSSLError():
+            sentence = "the TLS handshake failed"
+        case aiohttp.ClientConnectorError():
+            sentence = f"cannot connect: {_system_words(error)}"
+        case aiohttp.ClientPayloadError():
+            sentence = "the answer broke off"
+        case aiohttp.ServerDisconnectedError():
+            sentence = "the connection was closed before an answer came"
+        case aiohttp.ClientResponseError():
+            sentence = "the answer is not HTTP"
+        case OSError():
+            sentence = f"the connection broke: {_system_words(error)}"
+        case _:
+            sentence = f"the request failed ({type(error).__name__})"
+    return Transient(Response(sentence))
+
+
+def _certificate_refusal(error: BaseException | None) -> str | None:
+    """A sentence if anywhere behind *error* one side refused the other's certificate."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {error.verify_message}"
+        # An alert comes from the other side; in TLS 1.3 only after the handshake, with the answer.
+        if isinstance(error, ssl.SSLError) and "ALERT" in error.reason and _about_us(error.reason):
+            return f"it refuses our client certificate ({error.reason})"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _about_us(alert: str) -> bool:
+    return "CERTIFICATE" in alert or "UNKNOWN_CA" in alert or "ACCESS_DENIED" in alert
+
+
+def _system_words(error: OSError) -> str:
+    """The operating system's phrase for the error number, which cannot hold a URL."""
+    return os.strerror(error.errno) if error.errno else type(error).__name__

@@ -1,0 +1,101 @@
+"""What every destination with a URL has in its configuration: the URL itself, credentials, headers.
+
+Owns the checks that make a request well-formed before the first one is made. Errors name the fault,
+never the value: URLs and header values may be credentials.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from yarl import URL
+
+from relay.config.destination import DestinationConfig
+from relay.config.secret import OptionalSecret, Secret, SecretUrl
+from relay.config.types import Section, refusal
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 section 5.5: no line end may get in
+
+# The relay sets these itself from what it sends; `content_type` and the credentials have their own keys.
+_OURS = frozenset(
+    {"connection", "content-encoding", "content-length", "content-type", "expect", "transfer-encoding"}
+)
+
+_TELLING = 16  # a path segment this long may be a credential; `v1` and `services` are not
+
+
+def _well_formed(url: SecretUrl) -> SecretUrl:
+    if not url.reveal().isascii():
+        raise refusal("expected a URL in ASCII, other characters percent-encoded")
+    parsed = URL(url.reveal())
+    if parsed.raw_user is not None or parsed.raw_password is not None:
+        # aiohttp would make an Authorization header of them, beside or instead of the configured one.
+        raise refusal("credentials do not belong into the URL; there are keys of their own for them")
+    if parsed.raw_fragment:
+        raise refusal("expected a URL without a #fragment")
+    return url
+
+
+def _header_text(value: str) -> str:
+    if not _TEXT.fullmatch(value):
+        raise refusal("expected the text of an HTTP header: one line of Latin-1")
+    return value
+
+
+def _header_secret(value: Secret) -> Secret:
+    _header_text(value.reveal())
+    return value
+
+
+def _header_secret_if_any(value: Secret | None) -> Secret | None:
+    return value if value is None else _header_secret(value)
+
+
+def _header_name(name: str) -> str:
+    if not _TOKEN.fullmatch(name):
+        raise refusal("expected the name of an HTTP header")
+    if name.lower() in _OURS:
+        raise refusal("this header follows from what is sent and cannot be set")
+    return name
+
+
+HttpUrl = Annotated[SecretUrl, AfterValidator(_well_formed)]
+HeaderText = Annotated[str, AfterValidator(_header_text)]
+HeaderSecret = Annotated[Secret, AfterValidator(_header_secret)]
+OptionalHeaderSecret = Annotated[OptionalSecret, AfterValidator(_header_secret_if_any)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+
+
+class UrlConfig(DestinationConfig):
+    """A destination that is reached at a URL."""
+
+    url: HttpUrl = Field(description="Where to send. Treated as a secret: some vendors put the key into it.")
+
+
+class Basic(Section):
+    """User name and password for HTTP Basic authentication."""
+
+    username: str = Field(description="User name; may not contain a colon.", pattern=r"^[^:]*$")
+    password: Secret = Field(description="Password.")
+
+    def header(self) -> str:
+        """The value of the `Authorization` header."""
+        pair = f"{self.username}:{self.password.reveal()}"
+        return "Basic " + b64encode(pair.encode()).decode()
+
+
+def secrets_in(url: URL, headers: Mapping[str, str]) -> set[str]:
+    """The parts of a request that must not come back to us in an error page.
+
+    Of a credential such as `Bearer x` also the `x` alone.
+    """
+    secrets = {url.raw_path_qs, *url.query.values()}
+    secrets.update(part for part in url.raw_parts if len(part) >= _TELLING)
+    for value in headers.values():
+        secrets.update({value, value.split(" ")[-1]})
+    return secrets

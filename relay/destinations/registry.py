@@ -1,0 +1,45 @@
+"""Every destination type there is: the one line that a new one adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from relay.clock import Clock
+from relay.config.destination import DestinationConfig
+from relay.destinations.base import Destination
+from relay.destinations.file import FileConfig, FileDestination
+from relay.destinations.http import HttpConfig, HttpDestination
+from relay.destinations.logscale import LogScaleConfig, logscale
+from relay.destinations.splunk_hec import SplunkHecConfig, splunk_hec
+from relay.destinations.sumologic import SumoLogicConfig, SumoLogicDestination
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationType:
+    """What a `type` in the configuration stands for."""
+
+    config: type[DestinationConfig]
+    make: Callable[..., Destination]  # (config, *, clock); each takes its own config class
+
+
+DESTINATIONS: Mapping[str, DestinationType] = MappingProxyType(
+    {
+        "http": DestinationType(HttpConfig, HttpDestination),
+        "sumologic": DestinationType(SumoLogicConfig, SumoLogicDestination),
+        "splunk_hec": DestinationType(SplunkHecConfig, splunk_hec),
+        "logscale": DestinationType(LogScaleConfig, logscale),
+        "file": DestinationType(FileConfig, FileDestination),
+    }
+)
+
+#: For `relay.config.load`, which builds the union over `type` from it.
+CONFIG_TYPES: Mapping[str, type[DestinationConfig]] = MappingProxyType(
+    {name: kind.config for name, kind in DESTINATIONS.items()}
+)
+
+
+def build(config: DestinationConfig, *, clock: Clock) -> Destination:
+    """The destination that *config*, an instance of one of `CONFIG_TYPES`, describes."""
+    return DESTINATIONS[config.type].make(config, clock=clock)

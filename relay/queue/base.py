@@ -1,0 +1,268 @@
+"""The durable queue as the rest of the relay sees it: one log, one reader per destination and purpose.
+
+Two implementations (SQLite here, NATS JetStream for a cluster) pass one contract suite,
+tests/contract/queue/. What both sides must be able to say naturally is why the seam is drawn here:
+
+- *append* is atomic over the batches of one request and durable when it returns: an fsync, or
+  the acknowledgement of a quorum.
+- The *queue* owns the watermark. A worker settles ranges in whatever order its requests end; the
+  reader joins them (SQLite: an interval set; JetStream: acknowledgements and their floor).
+- Progress may be stored lazily, because delivery is at least once; retry state may not, because a
+  crash must not restart a schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from relay.batch import StoredBatch
+from relay.model import (
+    Backlog,
+    Batch,
+    Books,
+    Event,
+    Format,
+    Gap,
+    Hold,
+    Position,
+    ReaderKind,
+    Reason,
+    Receipt,
+    RetryState,
+    Settlement,
+)
+
+
+class Reader(Protocol):
+    """A cursor over a range of the log on behalf of one destination.
+
+    Used by one task at a time. What has been read is handed out again only after `rewind` or a
+    restart; what has been settled never is.
+    """
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def kind(self) -> ReaderKind: ...
+
+    @property
+    def rate(self) -> float | None:
+        """Events per second this reader may send at most, or None."""
+        ...
+
+    @property
+    def total(self) -> int | None:
+        """How many events a bounded reader had before it when it was made."""
+        ...
+
+    @property
+    def retry(self) -> RetryState:
+        """The stored retry state of the head of the backlog."""
+        ...
+
+    @property
+    def watermark(self) -> Position:
+        """Everything before it is settled."""
+        ...
+
+    async def read(self, max_events: int) -> Sequence[tuple[StoredBatch, int]]:
+        """The next batches, each with the offset of the first event not yet read.
+
+        Whole batches until they hold *max_events* events or about a megabyte of payload, at least
+        one; empty when there is nothing more at present. Batches that fail their checksum are
+        quarantined, booked and passed over.
+        """
+        ...
+
+    def unread(self) -> bool:
+        """Whether `read` would find something, as far as is known without touching the disk."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """A bounded reader with everything settled. Live readers never are."""
+        ...
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Book a range of events that were read. Ranges may come in any order, never twice.
+
+        Returns once the books are updated in memory; the disk follows within a second, or at
+        once where the settlement holds dead letters.
+        """
+        ...
+
+    async def retry_later(self, state: RetryState) -> None:
+        """Store the retry state of the head, durably."""
+        ...
+
+    def rewind(self) -> None:
+        """Forget what was read beyond the watermark: it will be read again."""
+        ...
+
+    def backlog(self) -> Backlog:
+        """Events in this reader's range that are not settled."""
+        ...
+
+    async def finish(self) -> None:
+        """Remove a bounded reader that has nothing left."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterFilter:
+    """Which dead letters; None means any."""
+
+    destination: str | None = None
+    reason: Reason | None = None
+    since: float | None = None  # dead-lettered at or after, seconds since the epoch
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDeadLetter:
+    """A kept dead letter. `expired` and `corrupt` ones stand for *count* events whose bytes are gone."""
+
+    id: int
+    destination: str
+    reason: Reason
+    position: Position
+    count: int
+    created_at: float  # seconds since the epoch
+    status: int | None
+    detail: str
+    excerpt: bytes
+    attempts: int
+    event: Event | None  # None for a range
+    redriving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """What the queue knows about itself."""
+
+    bytes: int  # on disk, in use
+    max_bytes: int
+    disk_free_bytes: int
+    batches: int
+    events: int
+    oldest_received_at: float | None
+    head: Position  # where the next batch will go
+    corrupt_batches: int
+    quarantined_bodies: int
+    accepting: bool  # False while appends are refused for lack of room
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderInfo:
+    """A reader as `status` shows it."""
+
+    id: int
+    destination: str
+    kind: ReaderKind
+    backlog: int
+    total: int | None  # events in a bounded range
+    rate: float | None
+
+
+class Queue(Protocol):
+    """The durable log with its readers, dead letters and books."""
+
+    async def append(self, batches: Sequence[Batch]) -> Receipt:
+        """Store the batches of one request, all or none, durably; drop what was accepted before.
+
+        Raises `QueueFull` when there is no room and `QueueError` when the commit failed; in both
+        cases nothing of the request is stored.
+        """
+        ...
+
+    async def append_wait(self, after: int) -> int:
+        """Wait until something was appended since the call that returned *after*; return the new mark.
+
+        Wakes up spuriously. Start with 0, which returns at once.
+        """
+        ...
+
+    async def quarantine(self, source: str, body: bytes, cause: str) -> None:
+        """Keep a request body that could not be decoded, within a bounded space."""
+        ...
+
+    async def attach(self, destination: str, start: Literal["now", "earliest"]) -> Sequence[Reader]:
+        """The readers of a destination, the live one first; created at *start* on first sight.
+
+        A destination named in the configuration when the queue is new owes everything from then
+        on. `earliest` gives a destination added later a back-fill reader over what is retained.
+        """
+        ...
+
+    def readers(self, destination: str) -> Sequence[Reader]:
+        """The destination's readers as they are now, the live one first."""
+        ...
+
+    async def forget(self, destination: str) -> None:
+        """Drop a destination's readers, books and dead letters. Raises `NotFound`."""
+        ...
+
+    async def replay(self, destination: str, start: float, end: float, rate: float | None) -> ReaderInfo:
+        """Send batches received in [start, end) again, at most *rate* events a second."""
+        ...
+
+    async def dead_letters(
+        self, which: DeadLetterFilter, *, after: int = 0, limit: int = 100
+    ) -> Sequence[StoredDeadLetter]:
+        """Dead letters by ascending id, those with an id above *after*."""
+        ...
+
+    async def redrive(self, which: DeadLetterFilter) -> int:
+        """Give these dead letters to a redrive reader; how many events."""
+        ...
+
+    async def discard(self, which: DeadLetterFilter) -> int:
+        """Delete dead letters for good; how many events."""
+        ...
+
+    def hold(self, destination: str) -> Hold | None:
+        """The destination's stored hold."""
+        ...
+
+    async def set_hold(self, destination: str, hold: Hold | None) -> None:
+        """Store or lift a hold, durably."""
+        ...
+
+    def books(self, destination: str) -> Books: ...
+
+    def accepted(self) -> Mapping[tuple[str, Format], int]:
+        """Events accepted so far per source and format, since the queue was made."""
+        ...
+
+    def duplicates(self) -> Mapping[str, int]:
+        """Events dropped as duplicates so far per source."""
+        ...
+
+    def last_received(self) -> Mapping[str, float]:
+        """When each source's last accepted event came, seconds since the epoch."""
+        ...
+
+    def destinations(self) -> Sequence[str]:
+        """Every destination the queue knows, configured or not."""
+        ...
+
+    def reader_infos(self) -> Sequence[ReaderInfo]: ...
+
+    async def open_gap(self, source: str, start: float, end: float, cause: str) -> None:
+        """Note that requests of *source* were refused; joined with a recent gap of the same cause."""
+        ...
+
+    async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]: ...
+
+    async def ping(self) -> None:
+        """Prove that the queue can commit. Raises `QueueError`."""
+        ...
+
+    def stats(self) -> QueueStats: ...
+
+    async def close(self) -> None:
+        """Store what is still in memory and let go of the queue."""
+        ...

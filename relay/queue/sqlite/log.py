@@ -1,0 +1,179 @@
+"""Appending: the part of the queue that runs inside the writer's transactions.
+
+Gives sequences, drops duplicates, and writes the rows of a whole group with a few statements: each
+statement lets go of the interpreter lock and has to win it back from a busy event loop.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from relay import gzipped
+from relay.batch import StoredBatch
+from relay.konnect.lines import count_formats
+from relay.model import Batch, Format, Receipt
+from relay.queue.sqlite.dedup import Deduplicator, Fingerprint, request_ordinals
+from relay.queue.sqlite.rows import COLUMNS, BatchRow, make_row
+
+# SQLite takes 32,766 variables a statement; a few dozen rows amortise its cost well enough.
+_ROWS_A_STATEMENT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The batches of one request, with their fingerprints where the source deduplicates."""
+
+    source: int
+    source_name: str
+    batches: Sequence[Batch]
+    prints: Sequence[Fingerprint]
+    since: float  # events accepted before this time (seconds since the epoch) are no duplicates
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of a request, ready for the readers once it is committed."""
+
+    receipt: Receipt
+    stored: tuple[StoredBatch, ...]
+    formats: tuple[tuple[Format, int], ...]
+    payload_bytes: int
+
+
+class EventLog:
+    """The tail of the log. Lives in the writer's thread; a `writer.Stage`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._next = self._committed_next = next_sequence(connection)
+        self._rows: list[BatchRow] = []
+        self._staged = 0  # batches of the transaction at hand
+        self._times: list[tuple[int, int, int, int, int]] = []
+        self._dedup = Deduplicator(load_ids, self.flush)
+
+    def append(self, connection: sqlite3.Connection, request: Request) -> Appended:
+        """Stage a request's batches without the events that were accepted before."""
+        total = sum(batch.count for batch in request.batches)
+        if not request.prints:
+            kept = [self._store(request, batch, None, None) for batch in request.batches]
+            return _appended(kept, total)
+        found = self._dedup.duplicates(connection, request.source, request.prints, request.since)
+        ordinals = request_ordinals(request.prints)
+        kept, fresh = [], []
+        for n, (batch, each, known) in enumerate(zip(request.batches, request.prints, found, strict=True)):
+            if len(known) == batch.count:
+                continue
+            numbers = ordinals[n] if ordinals else None
+            if known:
+                batch, each, numbers = _without(batch, each, known, numbers)
+            kept.append(self._store(request, batch, each, numbers))
+            fresh.append(each)
+        self._dedup.remember(request.source, fresh)
+        return _appended(kept, total)
+
+    def _store(
+        self, request: Request, batch: Batch, each: Fingerprint | None, ordinals: list[int] | None
+    ) -> tuple[Batch, StoredBatch]:
+        row = make_row(self._next, request.source, batch, ordinals)
+        self._rows.append(row)
+        self._staged += 1
+        if each is not None:
+            self._times += [(row.source, bucket, row.sequence, lo, hi) for bucket, lo, hi in each.spans]
+        self._next += row.events
+        stored = StoredBatch(
+            sequence=row.sequence,
+            source=request.source_name,
+            received_at=batch.received_at,
+            count=row.events,
+            payload=batch.payload,
+            ordinals=ordinals,
+            body=batch.body,
+        )
+        return batch, stored
+
+    def flush(self, connection: sqlite3.Connection) -> None:
+        _insert(connection, f"INSERT INTO batches ({COLUMNS})", self._rows)
+        _insert(connection, "INSERT INTO event_times (source, bucket, sequence, first, last)", self._times)
+        self._rows.clear()
+        self._times.clear()
+
+    def committed(self) -> int:
+        self._committed_next = self._next
+        batches, self._staged = self._staged, 0
+        return batches
+
+    def rolled_back(self) -> None:
+        self._rows.clear()
+        self._times.clear()
+        self._staged = 0
+        if self._next != self._committed_next:
+            self._next = self._committed_next
+            self._dedup.reset()
+
+
+def _insert(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[object, ...]]) -> None:
+    for start in range(0, len(rows), _ROWS_A_STATEMENT):
+        some = rows[start : start + _ROWS_A_STATEMENT]
+        marks = "(" + ",".join("?" * len(some[0])) + ")"
+        values = [value for row in some for value in row]
+        connection.execute(f"{head} VALUES {','.join([marks] * len(some))}", values)
+
+
+def _without(
+    batch: Batch, each: Fingerprint, known: frozenset[int], ordinals: list[int] | None
+) -> tuple[Batch, Fingerprint, list[int] | None]:
+    """The batch without the events at the indices *known*; twins keep the ordinals they had."""
+    lines = batch.lines or batch.body.split(b"\n")[:-1]
+    keep = [i for i in range(len(lines)) if i not in known]
+    if ordinals is None and len(each.hashes) < len(lines):
+        ordinals = _ordinals(each.identities)
+    left = [lines[i] for i in keep]
+    body = b"\n".join(left) + b"\n"
+    identities = [each.identities[i] for i in keep]
+    slim = replace(batch, formats=count_formats(left), body=body, payload=gzipped.compress(body), lines=left)
+    # Spans and times stay those of the whole batch: too wide a span only costs a comparison.
+    slim_print = replace(each, hashes=set(map(hash, identities)), identities=identities)
+    return slim, slim_print, [ordinals[i] for i in keep] if ordinals else None
+
+
+def _ordinals(identities: Sequence[bytes]) -> list[int]:
+    seen: dict[bytes, int] = {}
+    numbers = []
+    for key in identities:
+        numbers.append(seen.get(key, 0))
+        seen[key] = numbers[-1] + 1
+    return numbers
+
+
+def _appended(kept: Sequence[tuple[Batch, StoredBatch]], total: int) -> Appended:
+    formats: dict[Format, int] = {}
+    for batch, _ in kept:
+        for name, n in batch.formats:
+            formats[name] = formats.get(name, 0) + n
+    accepted = sum(formats.values())
+    return Appended(
+        receipt=Receipt(accepted, total - accepted),
+        stored=tuple(stored for _, stored in kept),
+        formats=tuple(formats.items()),
+        payload_bytes=sum(len(batch.payload) for batch, _ in kept),
+    )
+
+
+def next_sequence(connection: sqlite3.Connection) -> int:
+    """The number the next event gets, at least 1. Purged batches leave their mark in `meta`."""
+    row = connection.execute(
+        "SELECT max(coalesce((SELECT sequence + count FROM batches ORDER BY sequence DESC LIMIT 1), 1),"
+        " coalesce((SELECT value FROM meta WHERE key='next_sequence'), 1))"
+    ).fetchone()
+    return int(row[0])
+
+
+def load_ids(connection: sqlite3.Connection, sequence: int) -> list[str] | None:
+    """The event ids of a batch or of its tombstone; None when both are gone or the batch is broken."""
+    row = connection.execute(f"SELECT {COLUMNS} FROM batches WHERE sequence=?", (sequence,)).fetchone()
+    if row is not None:
+        batch = BatchRow(*row)
+        return batch.ids() if batch.intact else None
+    row = connection.execute("SELECT ids FROM tombstones WHERE sequence=?", (sequence,)).fetchone()
+    return None if row is None else str(row[0]).split(" ")

@@ -1,0 +1,409 @@
+"""The SQLite queue's front: opens the parts in order, connects them, and closes them in reverse.
+
+    append ──▶ Writer (group commit) ──▶ EventLog (dedup, rows)
+                  ▲    then: head, cache, totals, wake-up
+    Progress ─────┤◀── readers settle into Accounts
+    Space ────────┘    upkeep: measure, purge, release, vacuum
+
+Everything in memory belongs to the event loop, except `EventLog`, which belongs to the writer's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Literal, Protocol, Self
+
+from relay.batch import StoredBatch
+from relay.clock import Clock
+from relay.config.schema import SqliteQueueConfig
+from relay.errors import QueueError
+from relay.model import (
+    Batch,
+    Books,
+    Format,
+    Gap,
+    Hold,
+    Position,
+    Receipt,
+)
+from relay.queue.base import DeadLetterFilter, QueueStats, Reader, ReaderInfo, StoredDeadLetter
+from relay.queue.sqlite import deadletters
+from relay.queue.sqlite.accounts import Progress
+from relay.queue.sqlite.database import FileLock, Role, open_database
+from relay.queue.sqlite.dedup import fingerprint
+from relay.queue.sqlite.gaps import Gaps
+from relay.queue.sqlite.log import Appended, EventLog, Request, next_sequence
+from relay.queue.sqlite.quarantine import Quarantine
+from relay.queue.sqlite.roster import Roster
+from relay.queue.sqlite.rows import BatchRow
+from relay.queue.sqlite.space import Limits, Space
+from relay.queue.sqlite.store import BatchStore
+from relay.queue.sqlite.totals import Totals
+from relay.queue.sqlite.writer import Writer
+
+_UPKEEP_SECONDS = 1.0
+_FOLLOW_SECONDS = 0.025  # how often a relay that only delivers looks for what another process appended
+
+
+class Observer(Protocol):
+    """Where the queue reports what no one asks it for."""
+
+    def commit(self, batches: int, seconds: float) -> None: ...
+
+    def corrupt(self, batches: int) -> None: ...
+
+
+class _Silent:
+    def commit(self, batches: int, seconds: float) -> None: ...
+
+    def corrupt(self, batches: int) -> None: ...
+
+
+class SqliteQueue:
+    """See `relay.queue.base.Queue`. Made by `open`."""
+
+    def __init__(
+        self,
+        config: SqliteQueueConfig,
+        connection: sqlite3.Connection,
+        lock: FileLock,
+        *,
+        clock: Clock,
+        observer: Observer,
+        deduplicate: Mapping[str, float | None],
+        role: Role,
+    ) -> None:
+        self._clock = clock
+        self._observer = observer
+        self._lock = lock
+        self._role = role
+        self._max_bytes = config.max_bytes
+        self._windows_by_name = dict(deduplicate)
+        self._sources = dict(connection.execute("SELECT name, id FROM sources").fetchall())
+        self._names = {number: name for name, number in self._sources.items()}
+        self._windows = {self._sources[n]: w for n, w in deduplicate.items() if n in self._sources}
+        self._head = next_sequence(connection)
+        self._totals = Totals(connection)
+        self._gaps = Gaps(connection)
+        self._corrupt = 0
+        self._log = EventLog(connection)
+        self._writer = Writer(connection, config.path, self._log, clock=clock, on_commit=observer.commit)
+        self._quarantine = Quarantine(connection, self._writer, clock)
+        self._progress = Progress(self._writer)
+        self._store = BatchStore(config.path, self._names, self._quarantine_batch)
+        self._roster = Roster(
+            connection, log=self, store=self._store, writer=self._writer, progress=self._progress, clock=clock
+        )
+        self._space = Space(
+            config.path,
+            Limits(
+                config.max_bytes,
+                config.min_free_disk,
+                config.retention,
+                config.when_full == "release_laggards",
+            ),
+            self._writer,
+            self._progress,
+            clock=clock,
+            windows=self._windows,
+            readers=self._roster.log_readers,
+            head=lambda: self._head,
+            deleted=self._deleted,
+        )
+        self._mark = 0
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def open(
+        cls,
+        config: SqliteQueueConfig,
+        *,
+        clock: Clock,
+        metrics: Observer | None = None,
+        deduplicate: Mapping[str, float | None] | None = None,
+        role: Role = "all",
+    ) -> Self:
+        """Open or create the queue for this process's *role*.
+
+        *deduplicate* is each source's window in seconds, None to switch it off. Raises
+        `QueueLocked` when another relay has it open, `QueueCorrupt` or `QueueError`.
+        """
+        lock = FileLock(config.path, role)
+        try:
+            connection = await asyncio.to_thread(open_database, config.path)
+            queue = cls(
+                config,
+                connection,
+                lock,
+                clock=clock,
+                observer=metrics or _Silent(),
+                deduplicate=deduplicate or {},
+                role=role,
+            )
+            await queue._start()
+        except BaseException:
+            lock.release()
+            raise
+        return queue
+
+    async def _start(self) -> None:
+        await self._store.open()
+        await self.set_sources(self._windows_by_name)
+        await self._space.measure()
+        await self._roster.refresh_hints()
+        loops = [self._run_upkeep()]
+        if self._role == "deliver":
+            loops.append(self._run_follow())
+        self._tasks = [asyncio.create_task(loop) for loop in loops]  # noqa: TID251 - awaited in close()
+
+    async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
+        """Make the sources known, with each one's deduplication window in seconds."""
+
+        def run(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            connection.executemany(
+                "INSERT OR IGNORE INTO sources (name) VALUES (?)", [(n,) for n in deduplicate]
+            )
+            return connection.execute("SELECT name, id FROM sources").fetchall()
+
+        for name, number in await self._writer.submit(run):
+            self._sources[name] = number
+            self._names[number] = name
+            if name in deduplicate:
+                self._windows[number] = deduplicate[name]
+
+    # -- intake ------------------------------------------------------------------------------
+
+    async def append(self, batches: Sequence[Batch]) -> Receipt:
+        if not batches:
+            return Receipt(0, 0)
+        self._space.admit(sum(len(batch.payload) for batch in batches))
+        name, at = batches[0].source, batches[0].received_at
+        source = self._sources.get(name)
+        if source is None:
+            raise QueueError(f"the queue does not know a source called {name}")
+        window = self._windows.get(source)
+        prints = () if window is None else tuple(map(fingerprint, batches))
+        request = Request(source, name, batches, prints, at - (window or 0.0))
+
+        def committed(appended: Appended) -> None:
+            self._appended(name, at, appended)
+
+        appended = await self._writer.submit(
+            lambda connection: self._log.append(connection, request), committed
+        )
+        return appended.receipt
+
+    def _appended(self, source: str, at: float, appended: Appended) -> None:
+        for batch in appended.stored:
+            self._head = batch.sequence + batch.count
+            self._store.remember(batch, len(batch.payload) + len(batch.body))
+        self._totals.add(source, appended.formats, len(appended.stored), appended.receipt.duplicates, at)
+        self._space.appended(appended.payload_bytes)
+        if appended.stored:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._mark += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def append_wait(self, after: int) -> int:
+        if self._mark <= after:
+            await self._changed.wait()
+        return self._mark
+
+    async def quarantine(self, source: str, body: bytes, cause: str) -> None:
+        await self._quarantine.keep_body(source, body, cause)
+
+    async def _quarantine_batch(self, row: BatchRow) -> None:
+        if await self._quarantine.move_batch(row, self._names.get(row.source, "unknown")):
+            self._deleted(1)
+            self._corrupt += 1
+            self._observer.corrupt(1)
+
+    def _deleted(self, batches: int) -> None:
+        self._totals.all.batches -= batches
+
+    # -- delivery ----------------------------------------------------------------------------
+
+    @property
+    def head(self) -> int:
+        return self._head
+
+    async def read(self, start: int, stop: int, max_events: int) -> list[StoredBatch]:
+        return await self._store.read(start, stop, max_events)
+
+    async def attach(self, destination: str, start: Literal["now", "earliest"]) -> Sequence[Reader]:
+        readers = await self._roster.attach(destination, start)
+        self._wake()
+        return readers
+
+    def readers(self, destination: str) -> Sequence[Reader]:
+        return self._roster.readers(destination)
+
+    async def forget(self, destination: str) -> None:
+        await self._roster.forget(destination)
+
+    async def replay(self, destination: str, start: float, end: float, rate: float | None) -> ReaderInfo:
+        info = await self._roster.replay(destination, start, end, rate)
+        self._wake()
+        return info
+
+    def hold(self, destination: str) -> Hold | None:
+        return self._roster.account(destination).hold
+
+    async def set_hold(self, destination: str, hold: Hold | None) -> None:
+        account = self._roster.account(destination)
+        account.hold = hold
+        self._progress.changed(account)
+        await self._progress.store()
+
+    def destinations(self) -> Sequence[str]:
+        return self._roster.destinations()
+
+    def reader_infos(self) -> Sequence[ReaderInfo]:
+        return self._roster.infos()
+
+    # -- dead letters ------------------------------------------------------------------------
+
+    async def dead_letters(
+        self, which: DeadLetterFilter, *, after: int = 0, limit: int = 100
+    ) -> Sequence[StoredDeadLetter]:
+        return await deadletters.find(self._store, which, after=after, limit=limit)
+
+    async def redrive(self, which: DeadLetterFilter) -> int:
+        marked = await self._roster.redrive(which)
+        self._wake()
+        return marked
+
+    async def discard(self, which: DeadLetterFilter) -> int:
+        return await self._roster.discard(which)
+
+    # -- the books ---------------------------------------------------------------------------
+
+    def books(self, destination: str) -> Books:
+        account = self._roster.account(destination)
+        return Books(
+            owed=self._head - account.start + account.backfilled,
+            delivered=account.delivered,
+            filtered=account.filtered,
+            dead=account.dead + account.discarded,
+            discarded=account.discarded,
+            backlog=self._roster.owed_backlog(destination),
+            replayed=account.replayed,
+            dead_by_reason=dict(account.dead_by_reason),
+        )
+
+    def accepted(self) -> Mapping[tuple[str, Format], int]:
+        return self._totals.all.accepted
+
+    def duplicates(self) -> Mapping[str, int]:
+        return self._totals.all.duplicates
+
+    def last_received(self) -> Mapping[str, float]:
+        return self._totals.all.last_received
+
+    async def open_gap(self, source: str, start: float, end: float, cause: str) -> None:
+        self._gaps.note(source, start, end, cause)
+
+    async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]:
+        if not include_closed:
+            return self._gaps.open()
+        await self._store_small_things()
+        rows = await self._store.query(
+            "SELECT id, source, start, end, cause, refusals, closed_at FROM gaps ORDER BY id"
+        )
+        return [Gap(*row) for row in rows]
+
+    def stats(self) -> QueueStats:
+        usage = self._space.usage
+        oldest = usage.oldest_sequence
+        return QueueStats(
+            bytes=max(0, usage.used),
+            max_bytes=self._max_bytes,
+            disk_free_bytes=max(0, usage.disk_free),
+            batches=max(0, self._totals.all.batches),
+            events=0 if oldest is None else self._head - oldest,
+            oldest_received_at=usage.oldest_received_at,
+            head=Position(self._head),
+            corrupt_batches=self._corrupt,
+            quarantined_bodies=self._quarantine.entries,
+            accepting=self._space.accepting,
+        )
+
+    # -- upkeep ------------------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('pinged_at', ?)", (self._clock.now(),))
+
+        self._space.admit(0)
+        await self._writer.submit(run)
+
+    async def _run_upkeep(self) -> None:
+        while True:
+            await self._clock.sleep(_UPKEEP_SECONDS)
+            # A disk that refuses is reported by appends and by readiness; upkeep just tries again.
+            with suppress(QueueError):
+                await self._upkeep()
+
+    async def _upkeep(self) -> None:
+        await self._store_small_things()
+        await self._progress.store()
+        await self._roster.refresh_hints()
+        if self._role == "ingest":
+            await self._space.measure()
+            return
+        await self._space.give_back()
+        if self._role == "deliver":  # the other process counts what it accepts
+            self._totals = await self._writer.submit(Totals)
+
+    async def _store_small_things(self) -> None:
+        counts, gaps, head = self._totals.take(), self._gaps.take(), self._head
+        if self._role == "deliver" or not (counts or gaps):
+            return
+
+        def run(connection: sqlite3.Connection) -> None:
+            counts.write(connection, self._sources, head)
+            self._gaps.write(connection, gaps)
+
+        try:
+            await self._writer.submit(run)
+        except QueueError:
+            self._totals.give_back(counts)
+            self._gaps.give_back(gaps)
+            raise
+
+    async def _run_follow(self) -> None:
+        """Notice what the ingesting process appended: its commits change `data_version`."""
+        seen = None
+        while True:
+            await self._clock.sleep(_FOLLOW_SECONDS)
+            with suppress(QueueError):
+                version = (await self._store.query("PRAGMA data_version"))[0][0]
+                if version == seen:
+                    continue
+                seen = version
+                rows = await self._store.query(
+                    "SELECT max(sequence + count) FROM batches WHERE sequence >= ?", (self._head,)
+                )
+                if rows[0][0] is not None:
+                    self._head = rows[0][0]
+                    self._wake()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            with suppress(QueueError):
+                await self._store_small_things()
+                await self._progress.store()
+            await self._store.close()
+            await self._writer.close()
+        finally:
+            self._lock.release()

@@ -1,0 +1,76 @@
+"""Batches as rows: encoding, checksum, and back."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple
+
+from relay import gzipped
+from relay.batch import StoredBatch
+from relay.konnect.lines import event_ids
+from relay.model import Batch, Format
+
+COLUMNS = "sequence, received_at, source, count, formats, checksum, ordinals, payload"
+
+
+class BatchRow(NamedTuple):
+    """A row of `batches`, in the order of COLUMNS."""
+
+    sequence: int
+    received_at: float
+    source: int
+    events: int
+    formats: str
+    checksum: int
+    ordinals: bytes | None
+    payload: bytes
+
+    @property
+    def intact(self) -> bool:
+        return self.checksum == _checksum(self[:5], self.ordinals, self.payload)
+
+    def stored(self, source: str) -> StoredBatch:
+        return StoredBatch(
+            sequence=self.sequence,
+            source=source,
+            received_at=self.received_at,
+            count=self.events,
+            payload=self.payload,
+            ordinals=None if self.ordinals is None else decode_ordinals(self.ordinals),
+        )
+
+    def ids(self) -> list[str]:
+        lines = gzipped.decompress(self.payload).split(b"\n")[:-1]
+        return event_ids(lines, None if self.ordinals is None else decode_ordinals(self.ordinals))
+
+
+def make_row(sequence: int, source: int, batch: Batch, ordinals: list[int] | None) -> BatchRow:
+    head = (sequence, batch.received_at, source, batch.count, encode_formats(batch.formats))
+    coded = None if ordinals is None else encode_ordinals(ordinals)
+    return BatchRow(*head, _checksum(head, coded, batch.payload), coded, batch.payload)
+
+
+def _checksum(head: tuple[Any, ...], ordinals: bytes | None, payload: bytes) -> int:
+    """CRC-32 over everything, so that a flipped bit in a count is noticed like one in the payload."""
+    return zlib.crc32(payload, zlib.crc32(ordinals or b"", zlib.crc32(repr(head).encode())))
+
+
+def encode_formats(formats: tuple[tuple[Format, int], ...]) -> str:
+    if len(formats) == 1:
+        return formats[0][0].value
+    return ",".join([f"{name.value}:{n}" for name, n in formats])
+
+
+def decode_formats(text: str, count: int) -> list[tuple[Format, int]]:
+    if ":" not in text:
+        return [(Format(text), count)]
+    pairs = (part.split(":") for part in text.split(","))
+    return [(Format(name), int(n)) for name, n in pairs]
+
+
+def encode_ordinals(ordinals: list[int]) -> bytes:
+    return " ".join(map(str, ordinals)).encode()
+
+
+def decode_ordinals(data: bytes) -> list[int]:
+    return list(map(int, data.split()))

@@ -1,0 +1,113 @@
+"""Reading batches: a small shared cache in front of one read connection.
+
+Destinations that are up to date, or near each other in a backlog, share what was read and decoded
+once. The cache is bounded by bytes, so a backlog of any size costs no memory.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import aiosqlite
+
+from relay.batch import StoredBatch
+from relay.queue.sqlite.database import connect, translate
+from relay.queue.sqlite.rows import COLUMNS, BatchRow
+
+_CACHE_BYTES = 12 << 20
+_READ_BYTES = 1 << 20  # compressed; about what one request to a SIEM may carry, uncompressed
+_PLAIN_FACTOR = 8  # how much larger a decoded batch is, for the cache's account
+# Besides the batches that begin in the wanted range, the one that contains its first event.
+# Payload sizes are known without reading payloads, so the budget is applied before they are.
+_READ = f"""
+    WITH wanted AS (
+        SELECT sequence, sum(length(payload)) OVER (ORDER BY sequence) - length(payload) AS before
+        FROM batches
+        WHERE sequence >= coalesce((SELECT max(sequence) FROM batches WHERE sequence <= :start), :start)
+          AND sequence < :stop
+    )
+    SELECT {COLUMNS} FROM wanted JOIN batches USING (sequence)
+    WHERE before < {_READ_BYTES} ORDER BY sequence
+"""
+
+
+class BatchStore:
+    """The log's batches by sequence."""
+
+    def __init__(
+        self,
+        path: Path,
+        sources: Mapping[int, str],
+        quarantine: Callable[[BatchRow], Awaitable[None]],
+    ) -> None:
+        self._path = path
+        self._sources = sources
+        self._quarantine = quarantine
+        self._cache: OrderedDict[int, tuple[StoredBatch, int]] = OrderedDict()
+        self._cached_bytes = 0
+        self._connection: aiosqlite.Connection | None = None
+
+    async def open(self) -> None:
+        self._connection = await aiosqlite.Connection(lambda: connect(self._path), iter_chunk_size=64)
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def query(self, sql: str, parameters: object = ()) -> list[sqlite3.Row]:
+        """All rows of a read-only statement: one hop to the reading thread. Raises `QueueError`."""
+        if self._connection is None:
+            raise RuntimeError("the store is not open")
+        try:
+            return list(await self._connection.execute_fetchall(sql, parameters))
+        except sqlite3.Error as error:
+            raise translate(error, "cannot read the queue") from error
+
+    def remember(self, batch: StoredBatch, nbytes: int | None = None) -> None:
+        """Put a batch where readers that are up to date find it."""
+        if batch.sequence in self._cache:
+            return
+        size = nbytes or len(batch.payload) * (1 + _PLAIN_FACTOR)
+        self._cache[batch.sequence] = (batch, size)
+        self._cached_bytes += size
+        while self._cached_bytes > _CACHE_BYTES and len(self._cache) > 1:
+            _, (_, freed) = self._cache.popitem(last=False)
+            self._cached_bytes -= freed
+
+    async def read(self, start: int, stop: int, max_events: int) -> list[StoredBatch]:
+        """Batches in order from the one holding event *start*, up to *max_events* or a megabyte of payload.
+
+        At least one if any batch begins in the range. Batches that fail their checksum are handed to
+        quarantine and left out: the caller sees a hole in the numbers.
+        """
+        found: list[StoredBatch] = []
+        at, payload = start, 0
+        while at < min(stop, start + max_events) and payload < _READ_BYTES:
+            cached = self._cache.get(at)
+            if cached is None:
+                break
+            found.append(cached[0])
+            at += cached[0].count
+            payload += len(cached[0].payload)
+        if found:
+            return found
+        # A hole at the start (after a corrupt batch) must not hide the batches behind it, so the
+        # range grows until something is found.
+        span = max_events
+        while True:
+            rows = await self.query(_READ, {"start": start, "stop": min(stop, start + span)})
+            for row in map(BatchRow._make, rows):
+                if row.sequence + row.events <= start:
+                    continue
+                if row.intact:
+                    batch = row.stored(self._sources.get(row.source, "unknown"))
+                    found.append(batch)
+                    self.remember(batch)
+                else:
+                    await self._quarantine(row)
+            if found or start + span >= stop:
+                return found
+            span *= 64

@@ -1,0 +1,255 @@
+"""The real relay as a child process, and what can be known about it from outside.
+
+Owns starting, stopping, killing and asking; talks to the relay only through its contract: the
+configuration file, the two listeners, signals, exit status and /proc. Never imports relay code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+START_LIMIT = 15.0  # seconds until a started relay must be ready
+STOP_LIMIT = 15.0  # seconds until a terminated relay must be gone
+_POLL = 0.02  # seconds between two looks at another process, which cannot wake us
+
+_SERIES = re.compile(r"^(\w+(?:\{.*\})?) (\S+)$", re.MULTILINE)
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def until(
+    true: Callable[[], Awaitable[bool] | bool], within: float, what: str = "the condition"
+) -> None:
+    """Wait for something another process does; fails after *within* seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        answer = true()
+        if answer if isinstance(answer, bool) else await answer:
+            return
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {within} s")
+        await asyncio.sleep(_POLL)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the kernel has on a process."""
+
+    cpu: float  # user and system seconds since it started
+    rss: int  # bytes, now
+    peak_rss: int  # bytes
+
+
+def usage(pid: int) -> Usage:
+    """Read /proc. Raises `FileNotFoundError` when the process is gone."""
+    proc = Path("/proc") / str(pid)
+    # The command name may hold blanks; what follows its closing bracket does not.
+    fields = (proc / "stat").read_text().rpartition(")")[2].split()
+    status = dict(re.findall(r"^(\w+):\s+(\d+) kB$", (proc / "status").read_text(), re.MULTILINE))
+    return Usage(
+        cpu=(int(fields[11]) + int(fields[12])) / _TICKS,
+        rss=int(status["VmRSS"]) * 1024,
+        peak_rss=int(status["VmHWM"]) * 1024,
+    )
+
+
+class RelayProcess:
+    """`python -m relay run`, from the outside.
+
+    async with RelayProcess(config, tmp_path) as relay:
+        await relay.post(body)
+        await relay.kill()
+        await relay.start()
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        folder: Path,
+        *,
+        role: str = "all",
+        name: str = "relay",
+        wrapper: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.port: int = config["server"]["port"]
+        self.admin_port: int = config["admin"]["port"]
+        self.log = folder / f"{name}.log"
+        self._config = folder / f"{name}.yaml"
+        self._role = role
+        self._wrapper = wrapper
+        self._environment = environment or {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self.configure(config)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            sys.stderr.write(f"--- end of {self.log}\n{self.log_tail()}\n")
+        await self.close()
+
+    async def close(self) -> None:
+        """Kill what still runs and let go of connections."""
+        await self.kill()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration file; a running relay reads it on SIGHUP."""
+        self._config.write_text(json.dumps(config, indent=2))  # JSON is YAML
+
+    def configure_text(self, text: str) -> None:
+        """Write the configuration file as it is, valid or not."""
+        self._config.write_text(text)
+
+    # Life and death
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode if self._process else None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self, *, within: float = START_LIMIT) -> float:
+        """Start it and wait until it is ready; how many seconds that took."""
+        started = time.monotonic()
+        await self.spawn()
+        await self.ready(within=within)
+        return time.monotonic() - started
+
+    async def spawn(self) -> None:
+        """Start it and do not wait."""
+        assert not self.running
+        command = [*self._wrapper, sys.executable, "-m", "relay", "run", "-c", str(self._config)]
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command, "--role", self._role, stdout=log, stderr=log, env={**os.environ, **self._environment}
+            )  # fmt: skip
+
+    async def ready(self, *, within: float = START_LIMIT) -> None:
+        """Wait until it can commit, or fail with the end of its log when it exits first."""
+
+        async def is_ready() -> bool:
+            assert self._process is not None
+            if self._process.returncode is not None:
+                raise AssertionError(f"the relay exited with {self.returncode}:\n{self.log_tail()}")
+            try:
+                status, _ = await self.get("/readyz")
+            except aiohttp.ClientError:
+                return False
+            return status == 200
+
+        await until(is_ready, within, "readiness")
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        if self.running:
+            self.signal(signal.SIGKILL)
+            await self.ended()
+
+    async def stop(self, *, within: float = STOP_LIMIT) -> int:
+        """SIGTERM, and wait for the end; the exit status."""
+        self.signal(signal.SIGTERM)
+        return await self.ended(within=within)
+
+    async def ended(self, *, within: float = STOP_LIMIT) -> int:
+        """Wait until it has exited; the exit status, negative for a signal."""
+        assert self._process is not None
+        async with asyncio.timeout(within):
+            return await self._process.wait()
+
+    def log_tail(self, count: int = 30) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+    def log_records(self) -> list[dict[str, Any]]:
+        """Every JSON line of the log so far."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    # Asking it
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
+        return self._session
+
+    async def post(self, body: bytes, source: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Send a body to a source's path; status and answer. Raises `aiohttp.ClientError` for neither."""
+        url = f"http://127.0.0.1:{self.port}/audit-logs/{source}"
+        async with self.session.post(url, data=body, headers=headers) as response:
+            return response.status, await response.read()
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Ask the admin listener."""
+        async with self.session.get(f"http://127.0.0.1:{self.admin_port}{path}") as response:
+            return response.status, await response.read()
+
+    async def metrics(self) -> dict[str, float]:
+        """Every series of /metrics by its name with labels, as exposed."""
+        status, text = await self.get("/metrics")
+        assert status == 200, text
+        return {name: float(value) for name, value in _SERIES.findall(text.decode())}
+
+    async def status(self) -> dict[str, Any]:
+        status, text = await self.get("/api/v1/status")
+        assert status == 200, text
+        parsed: dict[str, Any] = json.loads(text)
+        return parsed
+
+    def usage(self) -> Usage:
+        return usage(self.pid)
+
+    async def command(self, *arguments: str, within: float = 20.0) -> tuple[int, str, str]:
+        """Run `python -m relay …` with this relay's configuration; exit status, output, errors."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "relay", *arguments, "-c", str(self._config),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, **self._environment},
+        )  # fmt: skip
+        async with asyncio.timeout(within):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode(), err.decode()
