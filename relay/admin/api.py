@@ -24,7 +24,7 @@ from relay.admin.status import (
 )
 from relay.admin.times import rfc3339, rfc3339_or_none
 from relay.clock import Clock
-from relay.errors import NotFound
+from relay.errors import Conflict, NotFound
 from relay.model import Gap
 from relay.queue.base import DeadLetterFilter
 
@@ -126,11 +126,18 @@ class Api:
 
     async def _redrive(self, request: Request) -> Response:
         selection = await asking.read_body(request, asking.Selection)
+        self._require_delivering()
         return json_response({"events": await self._queue.redrive(selection.which())})
 
     async def _discard(self, request: Request) -> Response:
         selection = await asking.read_body(request, asking.Selection)
+        self._require_delivering()
         return json_response({"events": await self._queue.discard(selection.which())})
+
+    def _require_delivering(self) -> None:
+        """Readers belong to the process that delivers; made elsewhere, nobody would read with them."""
+        if self._control.role == "ingest":
+            raise Conflict("This process only accepts events; ask the one that delivers.")
 
     # -- replays and gaps
 
@@ -139,6 +146,7 @@ class Api:
 
     async def _replay(self, request: Request) -> Response:
         asked = await asking.read_body(request, asking.Replay)
+        self._require_delivering()
         self._status_of(asked.destination)
         info = await self._queue.replay(asked.destination, asked.start, asked.end, asked.rate)
         return json_response(reader_statuses([info])[0], HTTPStatus.ACCEPTED)

@@ -46,7 +46,7 @@ class Selection(Asked):
     destination: str | None = None
     reason: Reason | None = None
     since: Moment | None = None
-    ids: tuple[int, ...] | None = Field(None, max_length=50_000)
+    ids: tuple[int, ...] | None = Field(None, max_length=10_000)
     all: bool = False
 
     @model_validator(mode="after")

@@ -129,7 +129,12 @@ async def relay_status(control: RelayControl, now: float) -> RelayStatus:
 
 
 def destination_statuses(control: RelayControl, now: float) -> tuple[DestinationStatus, ...]:
-    """The configured destinations in their order, then those only the queue remembers."""
+    """The configured destinations in their order, then those only the queue remembers.
+
+    None in a process that only accepts: the books it would show are another process's to keep.
+    """
+    if control.role == "ingest":
+        return ()
     live = {destination.name: destination for destination in control.destinations()}
     names = dict.fromkeys((*live, *control.queue.destinations()))
     return tuple(_destination_status(control.queue, name, live.get(name), now) for name in names)

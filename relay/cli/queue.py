@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from relay.admin.times import rfc3339_or_none
 from relay.cli import output
 from relay.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, YesOption
 
@@ -55,7 +56,28 @@ def _path(config: Path) -> Path:
 
 
 def _show(document: dict[str, Any], *, as_json: bool) -> None:
+    told = _told(document)
     if as_json:
-        output.print_json(document)
+        output.print_json(told)
         return
-    output.console().print(output.fields(document))
+    screen = output.console()
+    lists = {name: value for name, value in told.items() if _is_rows(value)}
+    screen.print(output.fields({name: value for name, value in told.items() if name not in lists}))
+    for name, rows in lists.items():
+        grid = output.table(*rows[0], rows=[row.values() for row in rows], title=name.replace("_", " "))
+        screen.print("", grid, sep="\n")
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def _told(value: Any, key: str = "") -> Any:
+    """The document with its times as everywhere else, in RFC 3339."""
+    if isinstance(value, dict):
+        return {name: _told(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_told(item) for item in value]
+    if isinstance(value, float) and (key.endswith("_at") or key in ("start", "end")):
+        return rfc3339_or_none(value or None)
+    return value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.table import Table
+
 from relay.cli import output
 from relay.cli.client import reach
 from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, ConfigOption, JsonOption
@@ -49,7 +51,7 @@ def _headline(document: Any) -> str:
     return "\n".join(lines)
 
 
-def _destinations(destinations: list[Any]) -> output.Table:
+def _destinations(destinations: list[Any]) -> Table:
     return output.table(
         "DESTINATION",
         "TYPE",
@@ -94,7 +96,7 @@ def _answer(destination: Any) -> str | None:
     return f"{destination['last_attempt_at']} {'' if code is None else f'{code} '}{message}"
 
 
-def _sources(sources: list[Any]) -> output.Table:
+def _sources(sources: list[Any]) -> Table:
     return output.table(
         "SOURCE",
         "PATH",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,7 +21,7 @@ Loc = tuple[str | int, ...]
 """Where a value stands: keys and list indices from the top."""
 
 _REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\{)")
-_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
+_QUOTED = re.compile(r"""'(\W)'|'[^']*'|"[^"]*\"""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Document:
     """A file's content with the environment filled in, and what could not be filled in."""
 
     content: object
-    problems: Mapping[Loc, str] = field(default_factory=dict)
+    problems: tuple[tuple[Loc, str], ...]  # where, and what is wrong with the reference there
 
 
 def read(path: Path, environ: Mapping[str, str] | None = None) -> Document:
@@ -43,15 +44,15 @@ def read(path: Path, environ: Mapping[str, str] | None = None) -> Document:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: cannot be read: it is not UTF-8 text"]) from None
+    environment = os.environ if environ is None else environ  # noqa: TID251 - the one place that reads it
+    problems: list[tuple[Loc, str]] = []
     try:
-        content = yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
+        content = _expand(yaml.load(text, _Loader), (), environment, problems)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         raise ConfigError([f"{path}: {_where(error)}"]) from None
-    except (yaml.YAMLError, ValueError):  # ValueError: a number of thousands of digits
+    except (yaml.YAMLError, ValueError, RecursionError):  # control characters, endless digits or nesting
         raise ConfigError([f"{path}: not a YAML document"]) from None
-    problems: dict[Loc, str] = {}
-    environment = os.environ if environ is None else environ  # noqa: TID251 - the one place that reads it
-    return Document(_expand(content, (), environment, problems), problems)
+    return Document(content, tuple(problems))
 
 
 def dotted(loc: Loc) -> str:
@@ -65,17 +66,18 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own shape
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here rather than where mappings are constructed: by then `<<` may have brought in more keys.
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge":
-                name = str(self.construct_object(key))
-                if name in seen:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
                     raise yaml.MarkedYAMLError(
-                        problem=f"the key {name} is given twice", problem_mark=key.start_mark
+                        problem=f"the key {key.value} is given twice", problem_mark=key.start_mark
                     )
-                seen.add(name)
-        return super().construct_mapping(node, deep=deep)
+                seen.add(key.value)
+        return node
 
 
 for _tag, _pattern, _first in (
@@ -91,11 +93,11 @@ for _tag, _pattern, _first in (
 def _where(error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    # What PyYAML quotes comes from the file: `token: *abc` would print an undefined alias named abc.
-    return place + _QUOTED.sub("…", error.problem or "not a YAML document")
+    # Words that PyYAML quotes come from the file: `token: *abc` would print an undefined alias named abc.
+    return place + _QUOTED.sub(lambda quote: quote[0] if quote[1] else "…", error.problem or "not valid")
 
 
-def _expand(value: object, loc: Loc, environ: Mapping[str, str], problems: dict[Loc, str]) -> object:
+def _expand(value: object, loc: Loc, environ: Mapping[str, str], problems: list[tuple[Loc, str]]) -> object:
     if isinstance(value, dict):
         given = {str(key): item for key, item in value.items() if item is not None}
         return {key: _expand(item, (*loc, key), environ, problems) for key, item in given.items()}
@@ -109,11 +111,11 @@ def _expand(value: object, loc: Loc, environ: Mapping[str, str], problems: dict[
         if match[0] == "$$":
             return "$"
         if name is None:
-            problems[loc] = "expected ${NAME} or ${NAME:-default}; a plain ${ is written $${"
+            problems.append((loc, "expected ${NAME} or ${NAME:-default}; a plain ${ is written $${"))
         elif default is not None:
             return environ.get(name) or default  # as in a shell: an empty variable counts as unset
         elif name not in environ:
-            problems[loc] = f"the environment variable {name} is not set"
+            problems.append((loc, f"the environment variable {name} is not set"))
         else:
             return environ[name]
         return match[0]

@@ -42,3 +42,27 @@ class _AsWritten(GenerateJsonSchema):
         if isinstance(described.get("default"), dict):
             del described["default"]
         return described
+
+
+def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
+    """Drop generated titles, give limits their JSON Schema names, admit `${NAME}` beside other scalars."""
+    tidied = {key: _tidied_part(key, part) for key, part in schema.items() if key != "title"}
+    for limit, keyword in _LIMITS.items():
+        value = tidied.pop(limit, None)
+        if value is not None and tidied.get("type") == "integer":  # a duration's is written as a string
+            tidied[keyword] = value
+    scalar = tidied.get("type") in {"integer", "number", "boolean"} or "enum" in tidied or "pattern" in tidied
+    if not scalar:
+        return tidied
+    about: dict[str, Any] = {key: tidied.pop(key) for key in ("description", "default") if key in tidied}
+    return about | {"anyOf": [tidied, _FROM_ENVIRONMENT]}
+
+
+def _tidied_part(key: str, part: Any) -> Any:
+    if key in {"properties", "$defs"}:
+        return {name: _tidy(schema) for name, schema in part.items()}
+    if key in {"anyOf", "oneOf", "prefixItems"}:
+        return [_tidy(schema) for schema in part]
+    if key in {"items", "additionalProperties"} and isinstance(part, dict):
+        return _tidy(part)
+    return part

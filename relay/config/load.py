@@ -41,14 +41,17 @@ def load(
     *environ* replaces the process's environment. Raises `ConfigError` with every problem found.
     """
     document = read(path, environ)
-    unexpanded = tuple(document.problems)
-    problems = [f"{dotted(loc)}: {message}" for loc, message in document.problems.items()]
+    unexpanded = {loc for loc, _ in document.problems}
+    problems = [f"{dotted(loc)}: {message}" for loc, message in document.problems]
     try:
         config = config_model(destination_types).model_validate(document.content, context=FROM_FILE)
     except ValidationError as error:
         found = [(_loc(details, destination_types), details) for details in error.errors(include_url=False)]
-        # What is wrong only because a variable is missing is said already.
-        problems += [_problem(loc, details) for loc, details in found if loc not in unexpanded]
+        problems += [
+            _problem(loc, details)
+            for loc, details in found
+            if loc not in unexpanded and not _of_wrong_items(details)
+        ]
     else:
         problems += checks.problems(config)
         if not problems:
@@ -71,7 +74,14 @@ def _loc(details: ErrorDetails, destination_types: DestinationTypes) -> Loc:
     loc = details["loc"]
     if loc[:1] == ("destinations",) and len(loc) > 2 and len(destination_types) > 1:
         loc = loc[:2] + loc[3:]
+    if loc[-1:] == ("[key]",):  # what is wrong is the key itself
+        loc = loc[:-1]
     return (*loc, "type") if details["type"].startswith("union_tag") else loc
+
+
+def _of_wrong_items(details: ErrorDetails) -> bool:
+    """Whether a list is said to be too short only because its items, told of already, are wrong."""
+    return details["type"] == "too_short" and len(details["input"]) > 0
 
 
 def _problem(loc: Loc, details: ErrorDetails) -> str:
@@ -100,7 +110,7 @@ _MESSAGES = {
     "greater_than_equal": "expected {ge} or more, got {got}",
     "less_than": "expected less than {lt}, got {got}",
     "less_than_equal": "expected {le} or less, got {got}",
-    "too_short": "expected at least {min_length}, got {actual_length}",
+    "too_short": "expected at least {min_length}",
     # These may stand where a secret was meant to be: they say nothing of what was found.
     "string_type": "expected a string (in quotes where it is a number)",
     "path_type": "expected a path",

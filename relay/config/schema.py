@@ -52,6 +52,9 @@ class Server(Section):
     keep_alive: Annotated[Duration, Field(gt=0)] = Field(
         75.0, description="How long an idle connection stays open."
     )
+    shutdown_grace: Annotated[Duration, Field(gt=0)] = Field(
+        8.0, description="How long a stopping relay may take to finish requests, in and out."
+    )
 
 
 class Admin(Section):
@@ -79,9 +82,10 @@ def _signatures_of_this_version(value: object) -> object:
 class Signatures(Section):
     """Checking of Konnect's event signatures."""
 
-    mode: Annotated[Literal["off"], BeforeValidator(_signatures_of_this_version)] = Field(
-        "off", description="Whether signatures are checked; only off in this version."
-    )
+    mode: Annotated[
+        Literal["off"],
+        BeforeValidator(_signatures_of_this_version, json_schema_input_type=Literal["off", False]),
+    ] = Field("off", description="Whether signatures are checked; only off in this version.")
 
 
 def _some(values: tuple[Secret, ...]) -> tuple[Secret, ...]:
@@ -102,9 +106,10 @@ class Source(Section):
         description="Exact Authorization header of its requests; a list accepts several during rotation."
     )
     signatures: Signatures = Field(default=Signatures(), description="Checking of event signatures.")
-    deduplicate: Annotated[Duration | None, BeforeValidator(_off_is_none)] = Field(
-        WEEK, description="How long an event is remembered so that a second copy is dropped, or off."
-    )
+    deduplicate: Annotated[
+        Duration | None,
+        BeforeValidator(_off_is_none, json_schema_input_type=Duration | Literal["off", False]),
+    ] = Field(WEEK, description="How long an event is remembered so that a second copy is dropped, or off.")
 
 
 class SqliteQueueConfig(Section):

@@ -153,5 +153,7 @@ def _several(value: object) -> tuple[object, ...]:
     return tuple(item for item in values if item != "")
 
 
-Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_several)]
+Secrets = Annotated[
+    tuple[Secret, ...], BeforeValidator(_several, json_schema_input_type=Secret | tuple[Secret, ...])
+]
 """One secret or a list of them; empty strings, as from `${OLD_TOKEN:-}`, are left out."""

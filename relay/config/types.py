@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 from typing import Annotated, TypeGuard
 
 from pydantic import (
@@ -67,7 +68,7 @@ def parse_duration(value: object, info: ValidationInfo) -> float:
 def parse_size(value: object) -> int:
     """Bytes from `64KiB`, `10MiB`, `10GB` or a whole number."""
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
-        return int(float(match[1]) * _SIZE_UNITS[match[2]])
+        return int(Decimal(match[1]) * _SIZE_UNITS[match[2]])  # a float would lose bytes above 8 PiB
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise refusal(f"expected a size such as 10MiB, got {shown(value)}")
@@ -81,12 +82,12 @@ def format_duration(seconds: float) -> str:
         count = seconds / _DURATION_UNITS[unit]
         if count == int(count):
             return f"{int(count)}{unit}"
-    return f"{seconds:g}s"
+    return f"{seconds:f}".rstrip("0") + "s"
 
 
 def format_size(size: int) -> str:
-    """The largest binary unit that divides it: 1048576 is `1MiB`."""
-    for unit in ("TiB", "GiB", "MiB", "KiB"):
+    """The largest unit that divides it, binary ones first: 1048576 is `1MiB`, 1000000 `1MB`."""
+    for unit in ("TiB", "GiB", "MiB", "KiB", "TB", "GB", "MB", "kB"):
         if size and size % _SIZE_UNITS[unit] == 0:
             return f"{size // _SIZE_UNITS[unit]}{unit}"
     return str(size)

@@ -99,19 +99,7 @@ class Work:
 
     def halves(self) -> tuple[Work, Work]:
         """Two parts of as many events each as possible; there must be two events."""
-        middle = self.events // 2
-        left: list[Stretch] = []
-        for n, stretch in enumerate(self.stretches):
-            if middle < len(stretch.kept):
-                right = self.stretches[n:]
-                if middle:
-                    head, tail = stretch.cut(middle)
-                    left.append(head)
-                    right = (tail, *right[1:])
-                return Work.of(left), Work.of(right)
-            left.append(stretch)
-            middle -= len(stretch.kept)
-        raise AssertionError("a middle lies before the last event")
+        return self.part(range(self.events // 2))
 
     def part(self, indices: Collection[int]) -> tuple[Work, Work]:
         """The events with these *indices* and the others, each with filtered events that follow it."""

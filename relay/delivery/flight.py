@@ -152,11 +152,11 @@ class Flight:
             self._report.settled(settlement)
         self._proved = True
         if self._attempts:
-            # The head is through and what follows starts anew. Where the stored number is not ours,
-            # another flight has failed meanwhile: that one's schedule stays.
-            if self.lane.attempts == self._attempts:
-                await self.lane.note_retry(RetryState())
+            # The head is through and what follows starts anew. A flight that began without attempts
+            # leaves the schedule alone: it is that of an older one, which failed meanwhile.
             self._attempts = 0
+            if self.lane.attempts:
+                await self.lane.note_retry(RetryState())
 
     def _kept(self, response: Response) -> Response:
         """The response as a dead letter keeps it."""

@@ -7,6 +7,7 @@ one destination for a moment and is loud about it; it never reaches the others a
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from random import Random
 
@@ -17,6 +18,7 @@ from relay.observe.logs import Log
 
 MIN_PAUSE = 1.0  # seconds before the first restart; doubles with each crash in a row
 MAX_PAUSE = 60.0
+_PLACES = 10  # lines of the innermost traceback that are logged
 
 
 class Supervisor:
@@ -45,9 +47,18 @@ class Supervisor:
     async def _recover(self, error: Exception) -> None:
         self.crashes += 1
         self._in_a_row += 1
-        self.last_error = type(_innermost(error)).__name__
+        cause = _innermost(error)
+        self.last_error = type(cause).__name__
         pause = wait_before(self._in_a_row, min_wait=MIN_PAUSE, max_wait=MAX_PAUSE, rng=self._rng)
-        self._log.error("delivery.crashed", crashes=self.crashes, again_in=round(pause, 3), exc_info=error)
+        # The place, not the text: an exception's message may quote an event or a secret.
+        places = traceback.extract_tb(cause.__traceback__)[-_PLACES:]
+        self._log.error(
+            "delivery.crashed",
+            error=self.last_error,
+            places=[f"{place.filename}:{place.lineno} {place.name}" for place in places],
+            crashes=self.crashes,
+            again_in=round(pause, 3),
+        )
         # A stop ends the pause early. The alarm sets an event of its own: `stopping` is not its to set.
         pausing = asyncio.Event()
         async with asyncio.TaskGroup() as group:

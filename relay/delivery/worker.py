@@ -187,7 +187,7 @@ class DestinationWorker:
         if work.events:
             self._lanes.served(lane)
             self._launch(group, lane, work)
-        elif work.stretches:
+        else:
             for settlement in work.settlements():
                 await lane.reader.settle(settlement)
                 self._report.settled(settlement)

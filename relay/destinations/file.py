@@ -41,6 +41,7 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _WRONG_PATH = frozenset(
     {
         errno.EACCES,
+        errno.EEXIST,  # a file stands where a directory should
         errno.EPERM,
         errno.EROFS,
         errno.ENOENT,

@@ -21,7 +21,7 @@ from relay.destinations.base import Misconfigured, Outcome, ProbeReport
 from relay.destinations.classify import Reply, classify
 from relay.destinations.hec_envelope import Envelope
 from relay.destinations.http_client import HttpClient, zipped
-from relay.destinations.http_config import OptionalHeaderSecret, UrlConfig, secrets_in
+from relay.destinations.http_config import OptionalHeaderSecret, UrlConfig
 
 
 class HecBatchLimits(BatchLimits):
@@ -81,7 +81,7 @@ class HecDestination:
         if self._gzip:
             self._body_headers["Content-Encoding"] = "gzip"
         headers = {**dialect.headers, "Authorization": _authorization(config, dialect.scheme)}
-        self._client = HttpClient(config, headers=headers, secrets=secrets_in(dialect.url, headers))
+        self._client = HttpClient(config, headers=headers)
 
     def __repr__(self) -> str:
         return f"<HecDestination {self._config.name}>"

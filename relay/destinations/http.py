@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from yarl import URL
 
 from relay.batch import Chunk
 from relay.clock import Clock
@@ -39,7 +38,6 @@ from relay.destinations.http_config import (
     HeaderText,
     OptionalHeaderSecret,
     UrlConfig,
-    secrets_in,
 )
 from relay.model import Reason
 
@@ -124,17 +122,15 @@ class HttpDestination:
     def __init__(self, config: HttpConfig, *, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self._url = URL(config.url.reveal())
+        self._url = config.address()
         self._success = statuses(config.success)
         self._gzip = config.batch.compression == "gzip" or config.passthrough_gzip
         self._body_headers = {"Content-Type": config.content_type or framing.CONTENT_TYPE[config.framing]}
         if self._gzip:
             self._body_headers["Content-Encoding"] = "gzip"
-        headers = config.request_headers()
-        secrets = secrets_in(self._url, headers)
-        if config.basic is not None:
-            secrets.add(config.basic.password.reveal())
-        self._client = HttpClient(config, headers=headers, secrets=secrets)
+        # The password itself is in no header, only its encoded form.
+        secrets = () if config.basic is None else (config.basic.password.reveal(),)
+        self._client = HttpClient(config, headers=config.request_headers(), secrets=secrets)
 
     def __repr__(self) -> str:
         return f"<HttpDestination {self._config.name}>"

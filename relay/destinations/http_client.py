@@ -18,9 +18,10 @@ import aiohttp
 from yarl import URL
 
 from relay import __version__, gzipped
-from relay.config.destination import ClientTls, DestinationConfig
+from relay.config.destination import ClientTls
 from relay.destinations.base import Misconfigured, Transient
 from relay.destinations.classify import Reply
+from relay.destinations.http_config import UrlConfig, secrets_in
 from relay.errors import ConfigError
 from relay.model import Response
 
@@ -28,6 +29,21 @@ BODY_LIMIT = 16 * 1024  # bytes read of an answer; every vendor's verdict fits m
 
 _INLINE_GZIP = 256 * 1024  # bytes; about half a millisecond of the event loop
 _BARE_BYTES = 1024 * 1024  # aiohttp wants anything larger as a file, written piece by piece
+# OpenSSL's names for what a server says when it wants another client certificate, or one at all.
+_ALERTS_ABOUT_US = frozenset(
+    {
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "TLSV1_ALERT_ACCESS_DENIED",
+        "TLSV1_ALERT_UNKNOWN_CA",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+    }
+)
+
 _SHORTEST_SECRET = 4  # blotting out anything shorter would only make answers unreadable
 
 
@@ -41,28 +57,29 @@ async def zipped(body: bytes) -> bytes:
 class HttpClient:
     """The connections of one destination; shared with nothing."""
 
-    def __init__(
-        self, config: DestinationConfig, *, headers: Mapping[str, str], secrets: Iterable[str]
-    ) -> None:
-        """*headers* go with every request. *secrets* are blotted out of what the other side answers.
+    def __init__(self, config: UrlConfig, *, headers: Mapping[str, str], secrets: Iterable[str] = ()) -> None:
+        """*headers* go with every request.
 
-        The configured `timeout` bounds a request from waiting for a connection to the last byte read.
+        They, the URL and *secrets* are blotted out of what the other side answers. The configured
+        `timeout` bounds a request from waiting for a connection to the last byte read.
         """
         self._timeout = config.timeout
         self._connections = config.max_in_flight
-        self._tls = config.tls
+        self._tls = config.tls if config.url.scheme == "https" else None
         self._headers = {
             "User-Agent": f"konnect-relay/{__version__}",
             "Accept-Encoding": "identity",  # an answer is read by its first bytes
             **headers,
         }
-        self._secrets = [secret.encode() for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        unspeakable = secrets_in(config.address(), headers).union(secrets)
+        self._secrets = [text.encode() for text in unspeakable if len(text) >= _SHORTEST_SECRET]
         self._secrets.sort(key=len, reverse=True)  # `Bearer x` before the `x` inside it
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         """Read the certificates and make the pool. Raises `ConfigError` when a file is unusable."""
-        context = await asyncio.to_thread(tls_context, self._tls)
+        # Without TLS there is no use for the system's authorities, which take 20 ms to load.
+        context = True if self._tls is None else await asyncio.to_thread(tls_context, self._tls)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -160,6 +177,8 @@ def _no_answer(error: BaseException, timeout: float) -> Transient | Misconfigure
             sentence = "the connection was closed before an answer came"
         case aiohttp.ClientResponseError():
             sentence = "the answer is not HTTP"
+        case OSError() if isinstance(error.__cause__, ssl.SSLError):
+            sentence = "the TLS connection broke"
         case OSError():
             sentence = f"the connection broke: {_system_words(error)}"
         case _:
@@ -170,19 +189,17 @@ def _no_answer(error: BaseException, timeout: float) -> Transient | Misconfigure
 def _certificate_refusal(error: BaseException | None) -> str | None:
     """A sentence if anywhere behind *error* one side refused the other's certificate."""
     while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {error.verify_message}"
-        # An alert comes from the other side; in TLS 1.3 only after the handshake, with the answer.
-        if isinstance(error, ssl.SSLError) and "ALERT" in error.reason and _about_us(error.reason):
-            return f"it refuses our client certificate ({error.reason})"
+        # aiohttp's own exceptions pose as ssl's but lack what tells the reason; it is behind them.
+        if isinstance(error, ssl.SSLError) and not isinstance(error, aiohttp.ClientError):
+            if isinstance(error, ssl.SSLCertVerificationError):
+                return f"its certificate is not trusted: {error.verify_message}"
+            # An alert comes from the other side; in TLS 1.3 only after the handshake, with the answer.
+            if error.reason in _ALERTS_ABOUT_US:
+                return f"it refuses our client certificate ({error.reason})"
         error = error.__cause__ or error.__context__
     return None
 
 
-def _about_us(alert: str) -> bool:
-    return "CERTIFICATE" in alert or "UNKNOWN_CA" in alert or "ACCESS_DENIED" in alert
-
-
 def _system_words(error: OSError) -> str:
     """The operating system's phrase for the error number, which cannot hold a URL."""
-    return os.strerror(error.errno) if error.errno else type(error).__name__
+    return os.strerror(error.errno) if error.errno else "closed by the other side"

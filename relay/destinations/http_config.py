@@ -76,6 +76,10 @@ class UrlConfig(DestinationConfig):
 
     url: HttpUrl = Field(description="Where to send. Treated as a secret: some vendors put the key into it.")
 
+    def address(self) -> URL:
+        """The URL as it was written: `%2F` stays `%2F`."""
+        return URL(self.url.reveal(), encoded=True)
+
 
 class Basic(Section):
     """User name and password for HTTP Basic authentication."""

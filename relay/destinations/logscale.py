@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
-from yarl import URL
 
 from relay.clock import Clock
 from relay.destinations.base import Outcome
@@ -30,7 +29,7 @@ def logscale(config: LogScaleConfig, *, clock: Clock) -> HecDestination:
 
     A URL with a path is a connector's address and used as it is; LogScale's own base URL has none.
     """
-    url = URL(config.url.reveal())
+    url = config.address()
     if url.raw_path in {"", "/"}:
         url = url.with_path(_INGEST, keep_query=True)
     return HecDestination(config, Dialect(scheme="Bearer", url=url, judge=judge), clock=clock)

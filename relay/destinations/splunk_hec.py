@@ -13,7 +13,6 @@ from typing import Literal, Self
 
 import orjson
 from pydantic import Field
-from yarl import URL
 
 from relay.clock import Clock
 from relay.destinations.base import Delivered, Misconfigured, Outcome, Partial, Rejection
@@ -58,7 +57,7 @@ class SplunkHecConfig(HecConfig):
 
 def splunk_hec(config: SplunkHecConfig, *, clock: Clock) -> HecDestination:
     """The destination for *config*."""
-    base = URL(config.url.reveal())
+    base = config.address()
     # People paste the whole address; what stands before the collector's own path may be a proxy's.
     prefix = base.raw_path.split(_COLLECTOR)[0].rstrip("/")
     dialect = Dialect(

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import orjson
 from pydantic import Field
-from yarl import URL
 
 from relay.batch import Chunk
 from relay.clock import Clock
@@ -18,7 +17,7 @@ from relay.config.types import Size
 from relay.destinations.base import Delivered, Outcome, ProbeReport, Rejected
 from relay.destinations.classify import Reply, classify, respond
 from relay.destinations.http_client import HttpClient, zipped
-from relay.destinations.http_config import HeaderText, UrlConfig, secrets_in
+from relay.destinations.http_config import HeaderText, UrlConfig
 
 
 class SumoBatchLimits(BatchLimits):
@@ -64,12 +63,12 @@ class SumoLogicDestination:
     def __init__(self, config: SumoLogicConfig, *, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self._url = URL(config.url.reveal())
+        self._url = config.address()
         self._gzip = config.batch.compression == "gzip"
         self._body_headers = {"Content-Type": "text/plain", **config.metadata()}
         if self._gzip:
             self._body_headers["Content-Encoding"] = "gzip"
-        self._client = HttpClient(config, headers={}, secrets=secrets_in(self._url, {}))
+        self._client = HttpClient(config, headers={})
 
     def __repr__(self) -> str:
         return f"<SumoLogicDestination {self._config.name}>"

@@ -7,7 +7,7 @@ The rules come from architecture.md section 11 and konnect.md sections 2 and 6.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 
 from relay.model import Format
@@ -16,6 +16,7 @@ from relay.model import Format
 # CEF:0|…`. The marker has to start this early, so that a `CEF:` inside a value is never taken for it.
 _CEF_MARKER = b"CEF:"
 _CEF_MARKER_BEFORE = 80
+_HEAD = 40  # enough for a timestamp, a host name and the marker
 
 
 def format_of(line: bytes) -> Format:
@@ -27,8 +28,13 @@ def format_of(line: bytes) -> Format:
     return Format.UNKNOWN
 
 
-def count_formats(lines: Iterable[bytes]) -> tuple[tuple[Format, int], ...]:
+def count_formats(lines: Sequence[bytes]) -> tuple[tuple[Format, int], ...]:
     """Count the lines of each format; formats without a line are left out."""
+    # The lines of a batch begin alike, and Konnect mixes no formats in one: looking at each beginning once
+    # is several times faster. A format told by the beginning is right, only none may be wrong.
+    formats = {format_of(head) for head in {line[:_HEAD] for line in lines}}
+    if len(formats) == 1 and Format.UNKNOWN not in formats:
+        return ((formats.pop(), len(lines)),)
     return tuple(Counter(map(format_of, lines)).items())
 
 

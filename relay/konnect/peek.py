@@ -90,11 +90,12 @@ def _glance_json(line: bytes) -> Glance:
     inner = record.get("event")
     if isinstance(inner, dict):  # CPS wraps the record
         record = inner
+    kong = record.get("kong_initiated")
     return Glance(
         name=_text(record.get("name")),
         product=_text(record.get("event_product")),
         severity=_number(record.get("severity")),
-        kong_initiated=record.get("kong_initiated") in (True, "true"),
+        kong_initiated=kong is True or kong == "true",
     )
 
 
@@ -106,4 +107,4 @@ def _number(value: object) -> int | None:
     """Konnect's numbers come as text in its documentation (konnect.md section 2.2)."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -69,14 +69,18 @@ def samples(
     destinations: Sequence[str],
     now: float,
     started_at: float,
+    delivers: bool,
 ) -> Iterator[Sample]:
     """Everything the queue knows, for what is configured and for what it remembers beyond that.
 
     A destination taken out of the configuration keeps its backlog until someone forgets it, so it
-    stays visible. Never awaits: all samples are of one moment.
+    stays visible. A process that only accepts (not *delivers*) does not see another one settle and
+    says nothing of destinations. Never awaits: all samples are of one moment.
     """
     yield from _of_queue(ledger.stats())
     yield from _of_sources(ledger, gaps, sources, now, started_at)
+    if not delivers:
+        return
     known = ledger.destinations()
     for name in dict.fromkeys((*destinations, *known)):
         yield from _of_destination(ledger, name, now, attached=name in known)

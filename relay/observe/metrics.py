@@ -111,9 +111,12 @@ class Metrics:
 
         self.set_targets(sources, destinations)
 
-    def bind(self, ledger: Ledger, *, clock: Clock) -> None:
-        """Read the durable figures from *ledger* at every scrape from now on."""
-        self._books = _Books(ledger, clock)
+    def bind(self, ledger: Ledger, *, clock: Clock, delivers: bool = True) -> None:
+        """Read the durable figures from *ledger* at every scrape from now on.
+
+        Without those of destinations where this process is not the one that *delivers*.
+        """
+        self._books = _Books(ledger, clock, delivers=delivers)
         self._registry.register(self._books)
 
     def set_targets(self, sources: Sequence[str], destinations: Sequence[str]) -> None:
@@ -243,8 +246,9 @@ class Metrics:
 class _Books(Collector):
     """What the queue said when it was last asked, in the form prometheus_client collects."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock, *, delivers: bool) -> None:
         self._ledger = ledger
+        self._delivers = delivers
         self._clock = clock
         self._started_at = clock.now()
         self._gaps: Sequence[Gap] = ()
@@ -263,6 +267,7 @@ class _Books(Collector):
                 destinations=destinations,
                 now=self._clock.now(),
                 started_at=self._started_at,
+                delivers=self._delivers,
             )
         )
 

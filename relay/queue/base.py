@@ -178,6 +178,10 @@ class Queue(Protocol):
         """
         ...
 
+    async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
+        """Make sources known, each with its deduplication window in seconds or None."""
+        ...
+
     async def append_wait(self, after: int) -> int:
         """Wait until something was appended since the call that returned *after*; return the new mark.
 

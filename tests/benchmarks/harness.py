@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ class Variation:
     two_roles: bool = False
     deduplicate: bool = True
     connections: int = 16
-    log_level: str = "info"
+    retry: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,9 @@ async def generate(
 
 def configuration(folder: Path, sinks: Sequence[int], variation: Variation) -> dict[str, Any]:
     """A relay configuration; defaults wherever the variation does not say otherwise."""
-    batch = {"batch": {"compression": "gzip"}, "passthrough_gzip": True} if variation.gzip else {}
+    settings: dict[str, Any] = {"retry": variation.retry}
+    if variation.gzip:
+        settings |= {"batch": {"compression": "gzip"}, "passthrough_gzip": True}
     return {
         "server": {"host": "127.0.0.1", "port": free_port()},
         "admin": {"host": "127.0.0.1", "port": free_port()},
@@ -216,10 +218,9 @@ def configuration(folder: Path, sinks: Sequence[int], variation: Variation) -> d
         ],
         "queue": {"type": "sqlite", "path": str(folder / "relay.db"), "max_bytes": "20GiB"},
         "destinations": [
-            {"name": f"sink{n}", "type": "http", "url": f"http://127.0.0.1:{port}/", **batch}
+            {"name": f"sink{n}", "type": "http", "url": f"http://127.0.0.1:{port}/", **settings}
             for n, port in enumerate(sinks)
         ],
-        "logging": {"level": variation.log_level},
     }
 
 
@@ -266,11 +267,10 @@ def relay(folder: Path, sinks: Sequence[int], variation: Variation) -> Relay:
         return Relay((RelayProcess(config, folder, role="ingest"),), folder)
     if not variation.two_roles:
         return Relay((RelayProcess(config, folder),), folder)
-    deliver = {**config, "admin": {**config["admin"], "port": free_port()}}
     return Relay(
         (
             RelayProcess(config, folder, role="ingest", name="ingest"),
-            RelayProcess(deliver, folder, role="deliver", name="deliver"),
+            RelayProcess(config, folder, role="deliver", name="deliver"),
         ),
         folder,
     )

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,11 +32,17 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port on loopback that nobody listens on at the moment, nor on the one above.
+
+    The one above is where the admin listener of `--role ingest` goes.
+    """
+    while True:
+        with socket.socket() as listener, socket.socket() as above:
+            listener.bind(("127.0.0.1", 0))
+            port: int = listener.getsockname()[1]
+            with suppress(OSError, OverflowError):
+                above.bind(("127.0.0.1", port + 1))
+                return port
 
 
 async def until(
@@ -94,13 +101,15 @@ class RelayProcess:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port: int = config["server"]["port"]
-        self.admin_port: int = config["admin"]["port"]
+        # Two roles on one machine share a configuration; the intake's admin listener is one higher.
+        self.admin_port: int = config["admin"]["port"] + (role == "ingest")
         self.log = folder / f"{name}.log"
         self._config = folder / f"{name}.yaml"
         self._role = role
         self._wrapper = wrapper
-        self._environment = environment or {}
+        self._environment = {**os.environ, **(environment or {})}
         self._process: asyncio.subprocess.Process | None = None
+        self.up = asyncio.Event()  # ready, and neither killed nor told to stop since
         self._session: aiohttp.ClientSession | None = None
         self.configure(config)
 
@@ -162,8 +171,8 @@ class RelayProcess:
         command = [*self._wrapper, sys.executable, "-m", "relay", "run", "-c", str(self._config)]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *command, "--role", self._role, stdout=log, stderr=log, env={**os.environ, **self._environment}
-            )  # fmt: skip
+                *command, "--role", self._role, stdout=log, stderr=log, env=self._environment
+            )
 
     async def ready(self, *, within: float = START_LIMIT) -> None:
         """Wait until it can commit, or fail with the end of its log when it exits first."""
@@ -179,6 +188,7 @@ class RelayProcess:
             return status == 200
 
         await until(is_ready, within, "readiness")
+        self.up.set()
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -186,12 +196,14 @@ class RelayProcess:
 
     async def kill(self) -> None:
         """SIGKILL, and wait for the end."""
+        self.up.clear()
         if self.running:
             self.signal(signal.SIGKILL)
             await self.ended()
 
     async def stop(self, *, within: float = STOP_LIMIT) -> int:
         """SIGTERM, and wait for the end; the exit status."""
+        self.up.clear()
         self.signal(signal.SIGTERM)
         return await self.ended(within=within)
 
@@ -240,15 +252,24 @@ class RelayProcess:
         parsed: dict[str, Any] = json.loads(text)
         return parsed
 
+    async def becomes(self, destination: str, state: str, *, within: float = 10.0) -> None:
+        """Wait until a destination is in a state such as `held`."""
+
+        async def is_it() -> bool:
+            of = {each["name"]: each["state"] for each in (await self.status())["destinations"]}
+            return bool(of[destination] == state)
+
+        await until(is_it, within, f"{destination} {state}")
+
     def usage(self) -> Usage:
         return usage(self.pid)
 
     async def command(self, *arguments: str, within: float = 20.0) -> tuple[int, str, str]:
         """Run `python -m relay …` with this relay's configuration; exit status, output, errors."""
+        command = [sys.executable, "-m", "relay", *arguments, "-c", str(self._config)]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "relay", *arguments, "-c", str(self._config),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, **self._environment},
-        )  # fmt: skip
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=self._environment
+        )
         async with asyncio.timeout(within):
             out, err = await process.communicate()
         assert process.returncode is not None

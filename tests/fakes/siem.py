@@ -16,7 +16,7 @@ import asyncio
 import gzip
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -79,8 +79,9 @@ class Siem:
         self._afterwards: Behaviour = Answer()
         self._changed = asyncio.Condition()
         self._closing = asyncio.Event()
+        self._gone = asyncio.Event()  # a connection was closed
         self._runner: web.ServerRunner | None = None
-        self._server: web.Server | None = None
+        self._server: _Server | None = None
         self._site: web.TCPSite | None = None
         self.port = 0
 
@@ -96,7 +97,7 @@ class Siem:
     async def start(self, port: int = 0) -> None:
         """Listen; with *port* on the one a test freed before, to come back from the dead."""
         self._closing.clear()
-        self._server = web.Server(self._handle, auto_decompress=False)
+        self._server = _Server(self._handle, self._disconnect)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=0.1)
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self._tls)
@@ -168,7 +169,7 @@ class Siem:
     @property
     def connections(self) -> int:
         """How many connections are open now."""
-        return len(self._server.connections) if self._server else 0
+        return self._server.open if self._server else 0
 
     def lines(self) -> list[bytes]:
         """Every line of every accepted request, in order of arrival."""
@@ -183,6 +184,16 @@ class Siem:
         """Wait until *count* lines were accepted."""
         await self._until(lambda: len(self.lines()) >= count, within)
         return self.lines()
+
+    async def disconnected(self, *, within: float = TIME_LIMIT) -> None:
+        """Wait until no connection is open."""
+        async with asyncio.timeout(within):
+            while self.connections:
+                self._gone.clear()
+                await self._gone.wait()
+
+    def _disconnect(self) -> None:
+        self._gone.set()
 
     async def _until(self, true: Callable[[], bool], within: float) -> None:
         async with asyncio.timeout(within), self._changed:
@@ -244,3 +255,23 @@ class Siem:
         await response.prepare(request)
         await response.write_eof()
         return response
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server, which counts its connections and tells when one is gone."""
+
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], gone: Callable[[], None]
+    ) -> None:
+        super().__init__(handler, auto_decompress=False, handler_cancellation=True, access_log=None)
+        self._on_gone = gone
+        self.open = 0
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        self.open += 1
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self.open -= 1
+        self._on_gone()

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import time
+from typing import cast
 
 import uvloop
 
@@ -66,8 +67,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's own is no subclass
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._view

@@ -4,9 +4,9 @@ Owns what traffic looks like and never sends anything. A *pool* is a file of rea
 that a load generator on the relay's own two cores costs little more than a write per request.
 
 Every event is unique by its signature of 64 random bytes, which is also most of what is left of it
-after gzip: 100 events are 43 kB and 8.5 kB gzip'd, as performance.md has it. Times ascend as they would over several connections at once: each sender
-gathers a batch for some milliseconds, so that neighbouring batches overlap. The dedup index is thus
-asked what it would be asked in life.
+after gzip: 100 events are 42.5 kB, 8.5 kB gzip'd. Times ascend as they would over several connections
+at once: each sender gathers a batch for some milliseconds, so that neighbouring batches overlap, and
+the dedup index is asked what it would be asked in life.
 """
 
 from __future__ import annotations
@@ -37,12 +37,21 @@ _HEAD = b"%b konghq.com CEF:0|KongInc|Konnect|1.0|"
 _TAIL = b" org_id=b065b594-6afc-4658-9101-5d9cf3f36b7b principal_id=%b trace_id=%d user_agent=%b sig=%b\n"
 _AUTHZ = _HEAD + b"konnect|Authz.NAME|1|rt=%d src=127.0.0.6 action=ACTION granted=true" + _TAIL
 # Sixteen kinds, as likely as each other: authorization checks are by far the bulk of what Konnect sends.
-_CHECKS = [b"control-planes", b"services", b"runtime-groups", b"identity-provider", b"portals", b"usage", b"teams"]
+_CHECKS = ["control-planes", "services", "runtime-groups", "identity-provider", "portals", "usage", "teams"]
 _EVENTS = [
-    *[_AUTHZ.replace(b"NAME", name).replace(b"ACTION", action) for name in _CHECKS for action in (b"retrieve", b"list")],
-    _HEAD + b"KongGateway|Ingress|1|rt=%d src=127.0.0.6 request=/v2/control-planes act=POST status=200" + _TAIL,
-    _HEAD + b"AUTHENTICATION_TYPE_PAT|AUTHENTICATION_OUTCOME_SUCCESS|0|rt=%d src=127.0.0.1 request=/authenticate success=true" + _TAIL,
-]  # fmt: skip
+    *[
+        _AUTHZ.replace(b"NAME", name.encode()).replace(b"ACTION", action)
+        for name in _CHECKS
+        for action in (b"retrieve", b"list")
+    ],
+    _HEAD
+    + b"KongGateway|Ingress|1|rt=%d src=127.0.0.6 request=/v2/control-planes act=POST status=200"
+    + _TAIL,
+    _HEAD
+    + b"AUTHENTICATION_TYPE_PAT|AUTHENTICATION_OUTCOME_SUCCESS|0"
+    + b"|rt=%d src=127.0.0.1 request=/authenticate success=true"
+    + _TAIL,
+]
 _RUN = 10  # events in a row of one user's call, under one trace id: it asks for several permissions
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from relay.clock import Clock
 from relay.errors import NotFound
@@ -16,6 +16,7 @@ from relay.model import ReaderKind, RetryState
 from relay.queue.base import DeadLetterFilter, Reader, ReaderInfo
 from relay.queue.sqlite.accounts import Account, Progress, load_accounts
 from relay.queue.sqlite.deadletters import RedriveReader, condition
+from relay.queue.sqlite.log import next_sequence
 from relay.queue.sqlite.readers import Log, LogReader
 from relay.queue.sqlite.store import BatchStore
 from relay.queue.sqlite.writer import Writer
@@ -47,21 +48,19 @@ class Roster:
         self._accounts = load_accounts(connection)
         self._log_readers: dict[str, list[LogReader]] = {name: [] for name in self._accounts}
         self._redrives: dict[str, RedriveReader] = {}
-        names = {account.id: name for name, account in self._accounts.items()}
-        for row in connection.execute(
-            "SELECT id, destination, kind, watermark, stop, attempts, next_at, rate FROM readers ORDER BY id"
-        ).fetchall():
-            name, kind = names[row[1]], ReaderKind(row[2])
-            retry = RetryState(row[5], row[6])
-            if kind is ReaderKind.REDRIVE:
-                left = connection.execute(
-                    "SELECT count(*) FROM dead_letters WHERE reader=?", (row[0],)
-                ).fetchone()[0]
-                self._redrives[name] = self._redrive_reader(row[0], name, left, retry)
-            else:
-                self._log_readers[name].append(
-                    self._log_reader(row[0], name, kind, row[3], row[4], retry, row[7])
-                )
+        for account in self._accounts.values():
+            for row in _select_readers(connection, account.id):
+                self._add_reader(account.name, row)
+
+    def _add_reader(self, name: str, row: Sequence[Any]) -> LogReader | None:
+        number, kind, watermark, stop, attempts, next_at, rate, marked = row
+        retry = RetryState(attempts, next_at)
+        if kind == ReaderKind.REDRIVE:
+            self._redrives[name] = self._redrive_reader(number, name, marked, retry)
+            return None
+        reader = self._log_reader(number, name, ReaderKind(kind), watermark, stop, retry, rate)
+        self._log_readers[name].append(reader)
+        return reader
 
     def _log_reader(
         self,
@@ -135,37 +134,17 @@ class Roster:
 
     async def attach(self, destination: str, start: Literal["now", "earliest"]) -> Sequence[Reader]:
         if destination not in self._accounts:
-            head = self._log.head
-            oldest = (await self._store.query("SELECT min(sequence) FROM batches"))[0][0]
-            backfill = oldest if start == "earliest" and oldest is not None and oldest < head else None
-
-            def run(connection: sqlite3.Connection) -> tuple[int, int, int | None]:
-                number = connection.execute(
-                    "INSERT INTO destinations (name, start, backfilled) VALUES (?,?,?) RETURNING id",
-                    (destination, head, 0 if backfill is None else head - backfill),
-                ).fetchone()[0]
-                live = _insert_reader(connection, number, ReaderKind.LIVE, head, None, None)
-                if backfill is None:
-                    return number, live, None
-                return (
-                    number,
-                    live,
-                    _insert_reader(connection, number, ReaderKind.BACKFILL, backfill, head, None),
-                )
-
-            number, live, old = await self._writer.submit(run)
-            self._accounts[destination] = account = Account(number, destination, head)
-            self._log_readers[destination] = readers = [
-                self._log_reader(live, destination, ReaderKind.LIVE, head, None, RetryState(), None)
-            ]
-            if old is not None and backfill is not None:
-                account.backfilled = head - backfill
-                readers.append(
-                    self._log_reader(
-                        old, destination, ReaderKind.BACKFILL, backfill, head, RetryState(), None
-                    )
-                )
+            await self._writer.submit(
+                lambda connection: _insert_destination(connection, destination, start), self._take_in
+            )
         return self.readers(destination)
+
+    def _take_in(self, found: tuple[Account, Sequence[Sequence[Any]]]) -> None:
+        account, readers = found
+        self._accounts[account.name] = account
+        self._log_readers[account.name] = []
+        for row in readers:
+            self._add_reader(account.name, row)
 
     async def replay(self, destination: str, start: float, end: float, rate: float | None) -> ReaderInfo:
         self.account(destination)
@@ -286,6 +265,36 @@ class Roster:
                     (reader.position, reader.position),
                 )
                 reader.oldest_hint = rows[0][0] if rows else None
+
+
+def _select_readers(connection: sqlite3.Connection, destination: int) -> list[Any]:
+    return connection.execute(
+        "SELECT id, kind, watermark, stop, attempts, next_at, rate,"
+        " (SELECT count(*) FROM dead_letters l WHERE l.reader = readers.id)"
+        " FROM readers WHERE destination=? ORDER BY id",
+        (destination,),
+    ).fetchall()
+
+
+def _insert_destination(
+    connection: sqlite3.Connection, name: str, start: Literal["now", "earliest"]
+) -> tuple[Account, list[Any]]:
+    """Make the destination with its readers, unless another process of this relay just did."""
+    accounts = load_accounts(connection)
+    if name not in accounts:
+        head = next_sequence(connection)
+        oldest = connection.execute("SELECT min(sequence) FROM batches").fetchone()[0]
+        past = start == "earliest" and oldest is not None
+        number = connection.execute(
+            "INSERT INTO destinations (name, start, backfilled) VALUES (?,?,?) RETURNING id",
+            (name, head, head - oldest if past else 0),
+        ).fetchone()[0]
+        _insert_reader(connection, number, ReaderKind.LIVE, head, None, None)
+        if past:
+            _insert_reader(connection, number, ReaderKind.BACKFILL, oldest, head, None)
+        accounts = load_accounts(connection)
+    account = accounts[name]
+    return account, _select_readers(connection, account.id)
 
 
 def _insert_reader(

@@ -182,6 +182,12 @@ def test_partial_without_progress_keeps_the_circuit_open() -> None:
     assert decided(Partial(OK, (), (), Throttled(SLOW)), probing=True) == HELD
 
 
+def test_an_outcome_nobody_thought_of_fails_loudly() -> None:
+    """Rather an error than a guess about somebody's audit log."""
+    with pytest.raises(AssertionError):
+        decided(object())  # type: ignore[arg-type]  # on purpose
+
+
 responses = st.builds(Response, st.just("…"), st.none() | st.integers(100, 599))
 hints = st.none() | st.floats()
 troubles = st.builds(Throttled, responses, hints) | st.builds(Transient, responses, hints)

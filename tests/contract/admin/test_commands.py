@@ -1,0 +1,249 @@
+"""The commands that talk to a running relay, against a real admin listener."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from relay.cli.main import main
+from relay.destinations.base import ProbeReport
+from relay.model import Hold, HoldReason, Position, Settlement
+from tests.contract.admin.conftest import TOKEN, Admined
+from tests.fakes.events import NOW, cef
+
+Command = Callable[..., Coroutine[Any, Any, tuple[int, str, str]]]
+
+
+@pytest.fixture
+def command(admin: Admined, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command against the listener; exit status, output, errors."""
+    monkeypatch.setenv("RELAY_ADMIN_TOKEN", TOKEN)
+    url = admin.url
+
+    def run(arguments: tuple[str, ...]) -> int:
+        with pytest.raises(SystemExit) as exit_:
+            main([*arguments, "--admin-url", url])
+        return int(exit_.value.code or 0)
+
+    async def run_beside(*arguments: str) -> tuple[int, str, str]:
+        status = await asyncio.to_thread(run, arguments)
+        return status, *capsys.readouterr()
+
+    return run_beside
+
+
+async def document(command: Command, *arguments: str) -> Any:
+    """The one JSON document a command prints with --json."""
+    status, out, err = await command(*arguments, "--json")
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+async def test_no_relay_is_a_sentence(command: Command, admin: Admined) -> None:
+    """Exit status 1, what was tried, and no stack trace."""
+    await admin.stop_listening()
+
+    status, out, err = await command("status", "--json")
+
+    assert (status, out) == (1, "")
+    assert err.startswith("konnect-relay: No relay answers at http://127.0.0.1:")
+    assert err.count("\n") == 1
+
+
+async def test_a_wrong_token_is_a_sentence(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what was refused, not what was sent."""
+    monkeypatch.setenv("RELAY_ADMIN_TOKEN", "wrong-token")
+
+    status, _, err = await command("status")
+
+    assert status == 1
+    assert "does not accept the admin token" in err
+    assert "wrong-token" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dead-letters", "redrive"),
+        ("dead-letters", "discard", "--all", "--destination", "sumo"),
+        ("dead-letters", "list", "--since", "yesterday"),
+        ("dead-letters", "list", "--reason", "tired"),
+        ("replay", "--destination", "sumo"),
+        ("replay", "--destination", "sumo", "--from", "-2x"),
+        ("frobnicate",),
+    ],
+)
+async def test_wrong_usage_exits_with_2(command: Command, arguments: tuple[str, ...]) -> None:
+    """Nothing is asked of the relay."""
+    status, out, err = await command(*arguments)
+
+    assert (status, out) == (2, "")
+    assert "Traceback" not in err
+
+
+async def test_an_unknown_destination_is_a_sentence(command: Command) -> None:
+    """What the relay says is what is printed."""
+    assert await command("destinations", "hold", "nobody") == (
+        1,
+        "",
+        "konnect-relay: There is no destination 'nobody'.\n",
+    )
+
+
+async def test_status_for_people(command: Command, admin: Admined) -> None:
+    """One screen with the queue, every destination and every source."""
+    await admin.accept(1234)
+    await admin.queue.set_hold("splunk", Hold(HoldReason.MISCONFIGURED, NOW, "HTTP 401 [token]"))
+
+    status, out, err = await command("status")
+
+    assert (status, err) == (0, "")
+    assert "queue: accepting" in out
+    splunk = next(line for line in out.splitlines() if line.startswith("splunk"))
+    assert "held (misconfigured)" in splunk
+    assert "1,234" in splunk
+    assert next(line for line in out.splitlines() if line.startswith("eu")).split()[1] == "/audit-logs/eu"
+
+
+async def test_status_for_scripts(command: Command, admin: Admined) -> None:
+    """The same document as the API's."""
+    status = await document(command, "status")
+
+    assert status == await admin.get("/api/v1/status")
+
+
+async def test_dead_letters_for_people(command: Command, admin: Admined) -> None:
+    """An empty list says so; a full one is a table and tells of more."""
+    assert (await command("dead-letters", "list"))[1] == "No dead letters.\n"
+    await admin.accept(5)
+    await admin.settle("sumo", delivered=0, dead=5)
+
+    _, out, _ = await command("dead-letters", "list", "--limit", "3")
+
+    assert out.count("It says no.") == 3
+    assert "There are more than 3" in out
+
+
+async def test_dead_letters_for_scripts(command: Command, admin: Admined) -> None:
+    """A list is an array, also when it is empty."""
+    assert await document(command, "dead-letters", "list") == []
+    await admin.accept(2)
+    await admin.settle("sumo", delivered=0, dead=2)
+
+    letters = await document(command, "dead-letters", "list", "--destination", "sumo", "--since", "-2000d")
+
+    assert [it["reason"] for it in letters] == ["rejected", "rejected"]
+
+
+async def test_a_dead_letter_is_shown(command: Command, admin: Admined) -> None:
+    """With the event and the answer."""
+    await admin.accept(1)
+    await admin.settle("sumo", delivered=0, dead=1)
+    (letter,) = await document(command, "dead-letters", "list")
+
+    _, out, _ = await command("dead-letters", "show", str(letter["id"]))
+
+    assert cef(0).decode() in out
+    assert '{"error":"no"}' in out
+
+
+async def test_dead_letters_are_redriven_and_discarded(command: Command, admin: Admined) -> None:
+    """Chosen by id, or all of them."""
+    await admin.accept(3)
+    await admin.settle("sumo", delivered=0, dead=3)
+    first = (await document(command, "dead-letters", "list"))[0]["id"]
+
+    assert await document(command, "dead-letters", "discard", "--id", str(first), "--yes") == {"events": 1}
+    _, out, _ = await command("dead-letters", "redrive", "--all")
+
+    assert out == "2 events given to their destinations again.\n"
+
+
+async def test_discarding_wants_to_be_confirmed(
+    command: Command, admin: Admined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal and without --yes nothing is deleted."""
+    await admin.accept(1)
+    await admin.settle("sumo", delivered=0, dead=1)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    status, out, _ = await command("dead-letters", "discard", "--all")
+
+    assert (status, out.strip()) == (1, "")
+    assert len((await admin.get("/api/v1/dead-letters"))["data"]) == 1
+
+
+async def test_holding_and_resuming(command: Command, admin: Admined) -> None:
+    """The reason given is the one in status."""
+    held = await document(command, "destinations", "hold", "sumo", "--reason", "moving house")
+    status, out, _ = await command("destinations", "resume", "sumo")
+
+    assert held["hold"]["detail"] == "moving house"
+    assert (status, out) == (0, "sumo is trying again; 0 events wait.\n")
+
+
+async def test_forgetting(command: Command, admin: Admined) -> None:
+    """Refused while configured."""
+    assert (await command("destinations", "forget", "sumo", "--yes"))[0] == 1
+    admin.control.remove("sumo")
+
+    assert await document(command, "destinations", "forget", "sumo", "--yes") == {"forgotten": "sumo"}
+
+
+async def test_a_failing_probe_fails_the_command(command: Command, admin: Admined) -> None:
+    """With the destination's sentence, for people and for scripts."""
+    admin.control.probe = ProbeReport(ok=False, detail="The token is not accepted (HTTP 403).")
+
+    assert await command("destinations", "test", "sumo") == (
+        1,
+        "sumo: The token is not accepted (HTTP 403).\n",
+        "",
+    )
+    status, out, _ = await command("destinations", "test", "sumo", "--json")
+    assert (status, json.loads(out)["ok"]) == (1, False)
+
+
+async def test_a_replay_is_watched_to_its_end(command: Command, admin: Admined) -> None:
+    """The command returns once every event of the range is sent again."""
+    await admin.accept(4)
+    mark = await admin.queue.append_wait(0)
+    watching = asyncio.create_task(
+        command("replay", "--destination", "sumo", "--from", "2026-01-01T00:00:00Z", "--to", "2027-01-01")
+    )
+    async with asyncio.timeout(10):
+        while len(admin.queue.readers("sumo")) == 1:
+            mark = await admin.queue.append_wait(mark)
+        reader = admin.queue.readers("sumo")[1]
+        ((stored, _),) = await reader.read(10)
+        await reader.settle(Settlement(Position(stored.sequence), Position(stored.sequence, 4), delivered=4))
+        await reader.finish()
+        status, out, err = await watching
+
+    assert (status, out) == (0, "4 events sent to sumo again.\n")
+    assert "4/4" in err
+
+
+async def test_a_replay_can_be_left_alone(command: Command, admin: Admined) -> None:
+    """--no-wait answers at once with the reader."""
+    await admin.accept(4)
+
+    arguments = (
+        "replay",
+        "--destination",
+        "sumo",
+        "--from",
+        "2026-01-01",
+        "--to",
+        "2027-01-01",
+        "--rate",
+        "2",
+    )
+    started = await document(command, *arguments, "--no-wait")
+
+    assert (started["total"], started["rate"], started["finished"]) == (4, 2.0, False)
+    assert started["from"] == "2026-01-01T00:00:00.000Z"

@@ -1,0 +1,87 @@
+"""Probing: is it there, and are our credentials good?"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.destinations.kit import Kind, every_kind, opened
+from tests.fakes.siem import Answer, Behaviour, Received, Siem
+
+
+def collector(good: str) -> Behaviour:
+    """Answer as Splunk does: health to anyone, the token before the missing event."""
+
+    def answer(request: Received) -> Answer:
+        if request.path.endswith("/health"):
+            return Answer(200, b'{"text":"HEC is healthy","code":17}')
+        if request.headers["Authorization"] != good:
+            return Answer(403, b'{"text":"Invalid token","code":4}')
+        return Answer(400, b'{"text":"No data","code":5}')
+
+    return answer
+
+
+@every_kind
+async def test_good(kind: Kind) -> None:
+    """A healthy destination is reported so, and no event is sent for it."""
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        siem.then(collector("Splunk hec-t0ken-0123") if kind.type == "splunk_hec" else Answer())
+        report = await destination.probe()
+
+    assert report.ok
+    assert all(request.body == b"" for request in siem.requests)
+
+
+@every_kind
+@pytest.mark.parametrize("status", [401, 403, 404, 503])
+async def test_refused(kind: Kind, status: int) -> None:
+    """A refusal is reported with its status."""
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        siem.then(status)
+        report = await destination.probe()
+
+    assert not report.ok
+    assert str(status) in report.detail
+
+
+@every_kind
+async def test_down(kind: Kind) -> None:
+    """Where nobody listens, that is what the report says."""
+    async with Siem() as siem:
+        config = kind.config(siem)
+    async with opened(config) as destination:
+        report = await destination.probe()
+
+    assert not report.ok
+    assert report.detail == "cannot connect: Connection refused"
+
+
+async def test_splunk_wrong_token() -> None:
+    """A healthy collector does not hide that the token is wrong."""
+    kind = Kind("splunk", "splunk_hec", {"token": "another"}, path="")
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        siem.then(collector("Splunk hec-t0ken-0123"))
+        report = await destination.probe()
+
+    assert not report.ok
+    assert report.detail == "answered 403 Forbidden: it refuses our credentials"
+
+
+async def test_splunk_is_something_else() -> None:
+    """A login page behind a 200 is no collector."""
+    kind = Kind("splunk", "splunk_hec", {"token": "t"}, path="")
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        siem.then(200, body="<html>Log in</html>")
+        report = await destination.probe()
+
+    assert not report.ok
+
+
+async def test_head_is_not_implemented() -> None:
+    """Many endpoints only know POST: a 405 to HEAD proves that they are there."""
+    async with Siem() as siem, opened(Kind("http", "http").config(siem)) as destination:
+        siem.then(405)
+        report = await destination.probe()
+
+    assert report.ok
+    assert report.detail == "reachable; HEAD was answered with 405"

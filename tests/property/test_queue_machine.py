@@ -1,0 +1,264 @@
+"""The queue against a plain model: random actions, with restarts and crashes in between.
+
+A crash is the state of the files at that moment, copied aside and opened anew: what a killed
+process leaves behind. (It is not a power cut: the page cache survives. The e2e suite shows by its
+system calls that every answer waits for an fsync.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from relay.batch import StoredBatch
+from relay.config.schema import SqliteQueueConfig
+from relay.model import DeadLetter, Position, Reason, Receipt, Response, Settlement
+from relay.queue.base import DeadLetterFilter, Reader
+from relay.queue.sqlite import SqliteQueue, dedup
+from tests.fakes.clock import FakeClock
+from tests.fakes.events import NOW, batch, cef
+
+T = TypeVar("T")
+WEEK = 7 * 86400.0
+DESTINATIONS = ("one", "two", "late")
+
+
+@dataclass
+class Owed:
+    """What the model knows of a destination."""
+
+    first: int  # index of the first event owed
+    settled: set[int] = field(default_factory=set)  # told to the queue in this process
+    dead: set[int] = field(default_factory=set)
+    outstanding: list[tuple[StoredBatch, int]] = field(default_factory=list)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Events are numbered in the order of acceptance; the queue's own numbers are one higher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.hot_events, dedup._HOT_EVENTS = dedup._HOT_EVENTS, 12  # small enough to be left again and again
+        self.folder = Path(tempfile.mkdtemp())
+        self.generation = 0
+        self.clock = FakeClock(NOW)
+        self.accepted: list[bytes] = []
+        self.requests: list[list[bytes]] = []
+        self.owed: dict[str, Owed] = {}
+        self.made = 0
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    @initialize()
+    def start(self) -> None:
+        self.run(self._open())
+        for name in DESTINATIONS[:2]:
+            self.attach(name)
+
+    async def _open(self) -> None:
+        config = SqliteQueueConfig(path=self.folder / f"{self.generation}.db", min_free_disk=0)
+        self.queue = await SqliteQueue.open(config, clock=self.clock, deduplicate={"eu": WEEK})
+
+    def teardown(self) -> None:
+        if hasattr(self, "queue"):
+            self.run(self.queue.close())
+        self.runner.close()
+        dedup._HOT_EVENTS = self.hot_events
+        shutil.rmtree(self.folder)
+
+    def live(self, name: str) -> Reader:
+        return self.queue.readers(name)[0]
+
+    # Intake
+
+    @rule(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    def accept(self, sizes: list[int]) -> None:
+        """A request of new events, in one or several batches."""
+        request = [cef(self.made + n, at=self.clock.now()) for n in range(sum(sizes))]
+        self.made += len(request)
+        cut, batches = 0, []
+        for size in sizes:
+            batches.append(batch(request[cut : cut + size], at=self.clock.now()))
+            cut += size
+        assert Receipt(len(request), 0) == self.run(self.queue.append(batches))
+        self.accepted += request
+        self.requests.append(request)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data(), fresh=st.integers(0, 2))
+    def accept_again(self, data: st.DataObject, fresh: int) -> None:
+        """Events seen before, in any mixture, with a few new ones among them."""
+        pool = sorted(set(self.accepted))
+        old = data.draw(st.lists(st.sampled_from(pool), min_size=1, max_size=6, unique=True))
+        new = [cef(self.made + n, at=self.clock.now()) for n in range(fresh)]
+        self.made += fresh
+        mixed = data.draw(st.permutations([*old, *new]))
+        receipt = self.run(self.queue.append([batch(mixed, at=self.clock.now())]))
+        assert Receipt(len(new), len(old)) == receipt
+        self.accepted += [line for line in mixed if line in new]
+
+    @rule(seconds=st.floats(0.1, 20))
+    def time_passes(self, seconds: float) -> None:
+        self.run(self.clock.advance(seconds))
+
+    # Delivery
+
+    @precondition(lambda self: len(self.owed) < len(DESTINATIONS))
+    @rule()
+    def attach_late(self) -> None:
+        self.attach(DESTINATIONS[-1])
+
+    def attach(self, name: str) -> None:
+        self.run(self.queue.attach(name, "now"))
+        self.owed[name] = Owed(len(self.accepted))
+
+    @rule(data=st.data(), most=st.integers(1, 20))
+    def read(self, data: st.DataObject, most: int) -> None:
+        """Whatever is read is the next of what was accepted."""
+        name = data.draw(st.sampled_from(sorted(self.owed)))
+        for stored, offset in self.run(self.live(name).read(most)):
+            first = stored.sequence - 1
+            assert self.accepted[first : first + stored.count] == stored.lines
+            self.owed[name].outstanding.append((stored, offset))
+
+    @rule(data=st.data(), pieces=st.integers(1, 4))
+    def settle(self, data: st.DataObject, pieces: int) -> None:
+        """Settle some pieces, not always the first, partly or whole, with some fates."""
+        for _ in range(pieces):
+            if not any(owed.outstanding for owed in self.owed.values()):
+                self.read(data, 10)
+            names = sorted(name for name, owed in self.owed.items() if owed.outstanding)
+            if names:
+                self._settle_a_piece(data, data.draw(st.sampled_from(names)))
+
+    def _settle_a_piece(self, data: st.DataObject, name: str) -> None:
+        owed = self.owed[name]
+        which = data.draw(st.integers(0, len(owed.outstanding) - 1))
+        stored, offset = owed.outstanding.pop(which)
+        end = data.draw(st.integers(offset + 1, stored.count))
+        if end < stored.count:
+            owed.outstanding.insert(which, (stored, end))
+        refused = [i for i in range(offset, end) if data.draw(st.integers(0, 9)) == 0]
+        said = Response("refused", 400)
+        letters = tuple(
+            DeadLetter(Position(stored.sequence, i), stored.event(i), Reason.REJECTED, said) for i in refused
+        )
+        self.run(
+            self.live(name).settle(
+                Settlement(
+                    Position(stored.sequence, offset),
+                    Position(stored.sequence, end),
+                    delivered=end - offset - len(letters),
+                    dead=letters,
+                )
+            )
+        )
+        first = stored.sequence - 1
+        owed.settled |= set(range(first + offset, first + end))
+        owed.dead |= {first + i for i in refused}
+
+    @rule(data=st.data())
+    def rewind(self, data: st.DataObject) -> None:
+        """What was settled beyond the watermark may be read again; nothing before it is."""
+        name = data.draw(st.sampled_from(sorted(self.owed)))
+        self.live(name).rewind()
+        self._forget_beyond_watermark(name)
+
+    def _forget_beyond_watermark(self, name: str) -> None:
+        owed = self.owed[name]
+        watermark = self.live(name).watermark.sequence - 1
+        assert set(range(owed.first, watermark)) <= owed.settled
+        owed.settled = set(range(owed.first, watermark))
+        owed.dead = {n for n in owed.dead if n < watermark}
+        owed.outstanding.clear()
+
+    @precondition(lambda self: any(owed.dead for owed in self.owed.values()))
+    @rule(data=st.data())
+    def redrive_and_deliver(self, data: st.DataObject) -> None:
+        """Dead letters sent again are the bytes that were accepted."""
+        name = data.draw(st.sampled_from(sorted(self.owed)))
+        waiting = self._dead_in_books(name)
+        assert waiting == self.run(self.queue.redrive(DeadLetterFilter(destination=name)))
+        if not waiting:
+            return
+        redrive = self.queue.readers(name)[-1]
+        for stored, _ in self.run(redrive.read(1000)):
+            assert stored.lines[0] in self.accepted
+            start, end = Position(stored.sequence), Position(stored.sequence, 1)
+            self.run(redrive.settle(Settlement(start, end, delivered=1)))
+        assert redrive.finished
+        self.run(redrive.finish())
+        self.owed[name].dead = {n for n in self.owed[name].dead if n + 1 >= self._watermark(name)}
+
+    def _watermark(self, name: str) -> int:
+        return self.live(name).watermark.sequence
+
+    def _dead_in_books(self, name: str) -> int:
+        return len([n for n in self.owed[name].dead if n + 1 < self._watermark(name)])
+
+    # Life
+
+    @rule()
+    def restart(self) -> None:
+        """A clean restart keeps every watermark."""
+        before = {name: self.live(name).watermark for name in self.owed}
+        self.run(self.queue.close())
+        self.run(self._open())
+        assert before == {name: self.live(name).watermark for name in self.owed}
+        for name in self.owed:
+            self._forget_beyond_watermark(name)
+
+    @rule()
+    def crash(self) -> None:
+        """After a crash no watermark is ahead of what was settled, and nothing accepted is missing."""
+        self.run(self.queue.ping())  # the writer is between two transactions
+        old, self.generation = self.generation, self.generation + 1
+        for suffix in ("", "-wal"):
+            source = self.folder / f"{old}.db{suffix}"
+            if source.exists():
+                shutil.copy(source, self.folder / f"{self.generation}.db{suffix}")
+        self.run(self.queue.close())
+        self.run(self._open())
+        assert set(self.owed) == set(self.queue.destinations())
+        for name in self.owed:
+            self._forget_beyond_watermark(name)
+
+    # What always holds
+
+    @invariant()
+    def books_add_up(self) -> None:
+        for name, owed in self.owed.items():
+            books = self.queue.books(name)
+            assert books.owed == books.delivered + books.filtered + books.dead + books.backlog
+            assert books.owed == len(self.accepted) - owed.first
+            assert books.dead == self._dead_in_books(name)
+            assert books.backlog == len(self.accepted) + 1 - self._watermark(name)
+
+    @invariant()
+    def totals_are_right(self) -> None:
+        if hasattr(self, "queue"):
+            assert len(self.accepted) == sum(self.queue.accepted().values())
+
+    @invariant()
+    def everything_unsettled_can_be_read(self) -> None:
+        for name, owed in self.owed.items():
+            expected = set(range(owed.first, len(self.accepted)))
+            assert owed.settled <= expected
+            assert self.live(name).backlog().events >= len(expected - owed.settled)
+
+
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = settings(
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)

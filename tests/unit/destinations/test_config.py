@@ -1,0 +1,121 @@
+"""The settings of each type: what is refused, and that no refusal repeats a secret."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from relay.clock import SystemClock
+from relay.config.destination import DestinationConfig
+from relay.destinations.http import HttpConfig, statuses
+from relay.destinations.registry import CONFIG_TYPES, DESTINATIONS, build
+from relay.destinations.splunk_hec import SplunkHecConfig
+from relay.destinations.sumologic import SumoLogicConfig
+
+URL = "https://siem.example.com/s3cret"
+HTTP: dict[str, object] = {"name": "siem", "type": "http", "url": URL}
+SPLUNK: dict[str, object] = {"name": "siem", "type": "splunk_hec", "url": URL, "token": "s3cret"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"url": "ftp://siem.example.com/s3cret"}, "expected a URL such as"),
+        ({"url": "https://relay:s3cret@siem.example.com/"}, "credentials do not belong into the URL"),
+        ({"url": "https://siem.example.com/#s3cret"}, "expected a URL without a #fragment"),
+        ({"url": "https://siem.example.com/s3crét"}, "expected a URL in ASCII"),
+        ({"authorization": "s3cret\r\nX-Evil: 1"}, "one line of Latin-1"),
+        ({"bearer": "s3cret\n"}, "one line of Latin-1"),
+        ({"headers": {"X-Key": "s3cret\x00"}}, "one line of Latin-1"),
+        ({"headers": {"X Key": "s3cret"}}, "expected the name of an HTTP header"),
+        ({"headers": {"Content-Length": "s3cret"}}, "cannot be set"),
+        ({"headers": {"X-Key": "s3cret", "x-key": "s3cret"}}, "named twice"),
+        ({"bearer": "s3cret", "authorization": "s3cret"}, "at most one of"),
+        ({"bearer": "s3cret", "headers": {"authorization": "s3cret"}}, "at most one of"),
+        ({"basic": {"username": "a:b", "password": "s3cret"}}, "String should match"),
+        ({"content_type": "text/plain\n"}, "one line of Latin-1"),
+        ({"success": []}, "at least 1 item"),
+        ({"success": ["2xx"]}, "expected statuses such as 202 or 200-299"),
+        ({"success": [99]}, "expected statuses such as 202 or 200-299"),
+        ({"success": ["299-200"]}, "expected a range that rises"),
+        ({"passthrough_gzip": True, "framing": "ndjson"}, "needs `framing: lines`"),
+        ({"framing": "xml"}, "'lines', 'ndjson', 'json_array' or 'one_per_request'"),
+        ({"token": "s3cret"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_http_refuses(settings: dict[str, object], message: str) -> None:
+    """A request that could not be made well is refused when the configuration is read."""
+    with pytest.raises(ValidationError) as caught:
+        HttpConfig.model_validate({**HTTP, **settings})
+
+    assert message in str(caught.value)
+    assert "s3cr" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"token": ""}, "expected either `token` or `authorization`"),
+        ({"authorization": "Splunk s3cret"}, "expected either `token` or `authorization`"),
+        ({"acknowledge": True}, "Input should be False"),
+    ],
+)
+def test_splunk_refuses(settings: dict[str, object], message: str) -> None:
+    """One credential is needed, and what this version cannot do is not promised."""
+    with pytest.raises(ValidationError) as caught:
+        SplunkHecConfig.model_validate({**SPLUNK, **settings})
+
+    assert message in str(caught.value)
+    assert "s3cr" not in str(caught.value)
+
+
+def test_statuses() -> None:
+    """Single statuses and ranges mix, whether YAML made them numbers or text."""
+    assert statuses([200, "202", "210-212"]) == {200, 202, 210, 211, 212}
+
+
+@pytest.mark.parametrize("settings", [{"success": ["200-299"]}, {"success": [202]}, {"authorization": ""}])
+def test_http_accepts(settings: dict[str, object]) -> None:
+    """The forms of the documentation are good, and an empty credential is none."""
+    config = HttpConfig.model_validate({**HTTP, **settings})
+
+    assert "Authorization" not in config.request_headers()
+
+
+def test_vendor_limits_are_the_defaults() -> None:
+    """Setting one limit of a batch keeps the vendor's for the others."""
+    config = SumoLogicConfig.model_validate(
+        {"name": "sumo", "type": "sumologic", "url": URL, "batch": {"max_events": 5}}
+    )
+
+    assert config.batch.max_events == 5
+    assert config.batch.max_bytes == 1_000_000
+    assert config.batch.compression == "gzip"
+
+
+SETTINGS: dict[str, dict[str, object]] = {
+    "http": HTTP,
+    "sumologic": HTTP | {"type": "sumologic"},
+    "splunk_hec": SPLUNK,
+    "logscale": SPLUNK | {"type": "logscale"},
+    "file": {"name": "siem", "type": "file", "path": "/var/log/konnect/audit.ndjson"},
+}
+
+
+@pytest.mark.parametrize("type_name", list(DESTINATIONS))
+async def test_every_type_is_built(type_name: str) -> None:
+    """Each registered name makes its configuration, and that makes its destination."""
+    config = CONFIG_TYPES[type_name].model_validate(SETTINGS[type_name])
+
+    destination = build(config, clock=SystemClock())
+    await destination.open()
+    await destination.close()
+
+    assert config.type == type_name
+    assert destination.event_overhead >= 0
+    assert "s3cr" not in f"{config!r} {config.model_dump()} {config.model_dump_json()} {destination!r}"
+
+
+def test_base_has_no_type_of_its_own() -> None:
+    """The base class is none of the types."""
+    assert DestinationConfig not in CONFIG_TYPES.values()
