@@ -39,7 +39,7 @@ class Reader(Protocol):
     """A cursor over a range of the log on behalf of one destination.
 
     Used by one task at a time. What has been read is handed out again only after `rewind` or a
-    restart; what has been settled never is.
+    restart, and then from the watermark on: ranges settled beyond it may be sent a second time.
     """
 
     @property

@@ -96,7 +96,7 @@ async def test_sighup_adds_and_removes_destinations_without_dropping_a_connectio
                 writer.write(_request(body_of(lines), config["sources"][0]["authorization"]))
                 async with asyncio.timeout(5):
                     head = await reader.readuntil(b"\r\n\r\n")
-                    await reader.readuntil(b"}")
+                    await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
                 assert head.startswith(b"HTTP/1.1 200 ")
                 return lines
 

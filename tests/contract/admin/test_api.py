@@ -338,5 +338,5 @@ async def test_a_change_is_found_in_the_log(admin: Admined) -> None:
     await admin.ask("POST", "/api/v1/destinations/sumo/hold", {"detail": "moving house"})
 
     (line,) = admin.logged.calls
-    assert (line.args[0], line.kwargs["path"]) == ("admin.request", "/api/v1/destinations/sumo/hold")
+    assert (line.kwargs["event"], line.kwargs["path"]) == ("admin.request", "/api/v1/destinations/sumo/hold")
     assert (line.kwargs["status"], line.kwargs["remote"]) == (200, "127.0.0.1")

@@ -1,0 +1,63 @@
+# What a developer types. Needs Python 3.11 or later, pip, make and a C compiler; everything else goes into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+CONFIG := config/quickstart.yaml
+SAMPLE := $(CURDIR)/config/sample.cef.gz
+LOCK := pip-compile --quiet --no-header --generate-hashes --allow-unsafe --strip-extras \
+	--no-emit-index-url --no-emit-find-links
+
+.PHONY: run test lint format bench schema lock clean
+.DELETE_ON_ERROR:
+
+run: .venv/.run  ## start a relay on 127.0.0.1:8071 that appends what it gets to ./data/audit.ndjson
+	@echo
+	@echo "Send it a batch as Konnect would, from another terminal:"
+	@echo
+	@echo "  curl -i -H 'Authorization: Bearer quickstart' -H 'Content-Encoding: gzip' --data-binary @$(SAMPLE) http://127.0.0.1:8071/audit-logs/konnect-us"
+	@echo
+	@echo "and read it in $(CURDIR)/data/audit.ndjson. Ctrl-C stops the relay; nothing accepted is lost."
+	@echo
+	@exec $(BIN)/konnect-relay run -c $(CONFIG)
+
+test: lint  ## everything that CI checks
+	$(BIN)/pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev  ## ARGS="--quick" or ARGS="--only NAME" for less of it
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+schema: .venv/.run  ## after a change to a configuration class
+	$(BIN)/python -c 'from relay.config.json_schema import text; from relay.destinations.registry import CONFIG_TYPES; \
+	print(text(CONFIG_TYPES), end="")' > config/schema.json
+
+lock: .venv/.dev  ## newest versions that pyproject.toml allows
+	$(BIN)/pip install --quiet pip-tools
+	$(BIN)/$(LOCK) --upgrade --output-file requirements.lock pyproject.toml
+	$(BIN)/$(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+
+clean:  ## leaves ./data alone: it holds events
+	rm -rf .venv build dist .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed")'
+	$(PYTHON) -m venv .venv
+
+.venv/.run: requirements.lock pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	touch $@
