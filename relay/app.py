@@ -81,7 +81,7 @@ class Relay:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until *stop* is set, then shut down in order within the configured grace."""
-        self._metrics.bind(self.queue, clock=self._clock)
+        self._metrics.bind(self.queue, clock=self._clock, delivers=self.role != "ingest")
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
             try:
@@ -102,10 +102,15 @@ class Relay:
         if self._ingest is not None:
             await self._ingest.stop(grace * _INGEST_SHARE)
         left = grace * (1 - _INGEST_SHARE)
-        await asyncio.gather(*[each.worker.stop(left) for each in self._deliveries.values()])
-        for each in self._deliveries.values():
-            await each.destination.close()
+        await asyncio.gather(*[self._let_go(each, left) for each in self._deliveries.values()])
         await self._admin.stop()
+
+    async def _let_go(self, delivery: _Delivery, grace: float) -> None:
+        await delivery.worker.stop(grace)
+        # What hangs in here, a dead disk say, must not keep the others from ending in time.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await delivery.destination.close()
 
     def _where(self) -> dict[str, object]:
         server = self._config.server
@@ -120,7 +125,10 @@ class Relay:
         if self.role == "ingest" or self._workers is None:
             return
         destination = build(config, clock=self._clock)
-        await destination.open()
+        try:
+            await destination.open()
+        except ConfigError as error:
+            raise ConfigError([f"destination {config.name}: {each}" for each in error.problems]) from error
         worker = DestinationWorker(
             config,
             destination,
@@ -134,9 +142,8 @@ class Relay:
         self._workers.create_task(worker.run(), name=f"deliver to {config.name}")
 
     async def _remove(self, name: str) -> None:
-        delivery = self._deliveries.pop(name)
-        await delivery.worker.stop(self._config.server.shutdown_grace)
-        await delivery.destination.close()
+        await self._let_go(self._deliveries[name], self._config.server.shutdown_grace)
+        del self._deliveries[name]
 
     async def reload(self, loaded: Loaded) -> None:
         """Follow a changed configuration without dropping a connection.
@@ -240,11 +247,22 @@ async def run(path: Path, role: Role) -> None:
                 reloading = group.create_task(_reload_on(hangup, path, relay, log))
                 await relay.serve(stop)
                 reloading.cancel()
-    except* OSError as errors:
-        raise RelayError(f"cannot start: {errors.exceptions[0]}") from errors
+    except BaseExceptionGroup as group:
+        error = _innermost(group)
+        if isinstance(error, OSError):  # e.g. the port is taken
+            raise RelayError(f"cannot start: {error}") from error
+        if isinstance(error, RelayError):
+            raise error from None
+        raise
     finally:
         await queue.close()
         log.info("relay.stopped")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _reload_on(hangup: asyncio.Event, path: Path, relay: Relay, log: Log) -> None:

@@ -111,6 +111,7 @@ _MESSAGES = {
     "less_than": "expected less than {lt}, got {got}",
     "less_than_equal": "expected {le} or less, got {got}",
     "too_short": "expected at least {min_length}",
+    "string_pattern_mismatch": "expected text that matches {pattern}",
     # These may stand where a secret was meant to be: they say nothing of what was found.
     "string_type": "expected a string (in quotes where it is a number)",
     "path_type": "expected a path",

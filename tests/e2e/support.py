@@ -11,7 +11,8 @@ import gzip
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -125,10 +126,20 @@ class Trail:
             self.changed.set()
         return status
 
-    async def flow(self, relay: RelayProcess, stop: asyncio.Event, *, batch: int = 10) -> None:
+    @asynccontextmanager
+    async def flowing(self, relay: RelayProcess, senders: int = 4) -> AsyncIterator[None]:
+        """Several senders at once for the time of the block; at its end nothing is under way any more."""
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(senders):
+                group.create_task(self._flow(relay, stop))
+            yield
+            stop.set()
+
+    async def _flow(self, relay: RelayProcess, stop: asyncio.Event) -> None:
         """Send batch after batch until *stop*; each again and again until it is accepted."""
         while not stop.is_set():
-            lines = self.traffic.lines(batch)
+            lines = self.traffic.lines(10)
             while await self.offer(relay, lines) != 200 and not stop.is_set():
                 async with asyncio.timeout(DELIVERY_LIMIT):
                     await relay.up.wait()

@@ -29,19 +29,16 @@ async def test_sigterm_under_load_exits_0_in_time_and_loses_nothing(tmp_path: Pa
         hanging.then(Answer(hang=True))
         config = configuration(tmp_path, [destination("well", well), destination("hanging", hanging)])
         config["server"]["shutdown_grace"] = "1s"
-        async with RelayProcess(config, tmp_path) as relay, asyncio.TaskGroup() as senders:
-            stop = asyncio.Event()
-            for _ in range(4):
-                senders.create_task(trail.flow(relay, stop))
-            await well.received(5)
-            await hanging.received(1)
-            begun = time.monotonic()
-            assert await relay.stop(within=5) == 0
-            assert time.monotonic() - begun < 3
-            hanging.then(200)
-            await relay.start()
-            await well.received(len(well.requests) + 1)
-            stop.set()
+        async with RelayProcess(config, tmp_path) as relay:
+            async with trail.flowing(relay):
+                await well.received(5)
+                await hanging.received(1)
+                begun = time.monotonic()
+                assert await relay.stop(within=5) == 0
+                assert time.monotonic() - begun < 3
+                hanging.then(200)
+                await relay.start()
+                await well.received(len(well.requests) + 1)
             await drained(relay, "well", "hanging")
         trail.check(well.lines())
         trail.check(hanging.lines())

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ class RelayProcess:
         *,
         role: str = "all",
         name: str = "relay",
-        wrapper: Sequence[str] = (),
+        working_folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.port: int = config["server"]["port"]
@@ -106,7 +106,7 @@ class RelayProcess:
         self.log = folder / f"{name}.log"
         self._config = folder / f"{name}.yaml"
         self._role = role
-        self._wrapper = wrapper
+        self._working_folder = working_folder
         self._environment = {**os.environ, **(environment or {})}
         self._process: asyncio.subprocess.Process | None = None
         self.up = asyncio.Event()  # ready, and neither killed nor told to stop since
@@ -168,10 +168,16 @@ class RelayProcess:
     async def spawn(self) -> None:
         """Start it and do not wait."""
         assert not self.running
-        command = [*self._wrapper, sys.executable, "-m", "relay", "run", "-c", str(self._config)]
+        command = [sys.executable, "-m", "relay", "run", "-c", str(self._config)]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *command, "--role", self._role, stdout=log, stderr=log, env=self._environment
+                *command,
+                "--role",
+                self._role,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                cwd=self._working_folder,
             )
 
     async def ready(self, *, within: float = START_LIMIT) -> None:

@@ -67,7 +67,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.attach(name)
 
     async def _open(self) -> None:
-        config = SqliteQueueConfig(path=self.folder / f"{self.generation}.db", min_free_disk=0)
+        config = SqliteQueueConfig(type="sqlite", path=self.folder / f"{self.generation}.db", min_free_disk=0)
         self.queue = await SqliteQueue.open(config, clock=self.clock, deduplicate={"eu": WEEK})
 
     def teardown(self) -> None:

@@ -116,6 +116,7 @@ class SqliteQueue:
         self._mark = 0
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
 
     @classmethod
     async def open(
@@ -273,6 +274,8 @@ class SqliteQueue:
     async def dead_letters(
         self, which: DeadLetterFilter, *, after: int = 0, limit: int = 100
     ) -> Sequence[StoredDeadLetter]:
+        with suppress(QueueError):  # what was buried a moment ago belongs in the list
+            await self._progress.store()
         return await deadletters.find(self._store, which, after=after, limit=limit)
 
     async def redrive(self, which: DeadLetterFilter) -> int:
@@ -396,6 +399,9 @@ class SqliteQueue:
                     self._wake()
 
     async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -106,11 +106,10 @@ class Space:
         oldest = connection.execute(
             "SELECT sequence, received_at FROM batches ORDER BY sequence LIMIT 1"
         ).fetchone() or (None, None)
-        wal = self._path.with_name(self._path.name + "-wal")
-        used = (pages - free) * size + (wal.stat().st_size if wal.exists() else 0)
         disk = os.statvfs(self._path)
-        # Free pages inside the file are as good as free disk: appends use them first.
-        return Usage(used, disk.f_bavail * disk.f_frsize + free * size, *oldest)
+        # The WAL is not counted: it comes and goes, some megabytes in all. Free pages inside the
+        # file are as good as free disk: appends use them first.
+        return Usage((pages - free) * size, disk.f_bavail * disk.f_frsize + free * size, *oldest)
 
     async def give_back(self) -> None:
         """One round of upkeep: retention, then size, then the file's own size."""

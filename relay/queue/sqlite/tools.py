@@ -123,22 +123,27 @@ def _rows(connection: sqlite3.Connection, sql: str, *parameters: object) -> list
 def verify(path: Path) -> VerifyReport:
     """Check structure, every batch, and the books; changes nothing. Raises `QueueError` or `NotFound`."""
     with _opened(path) as c:
-        structure = [row[0] for row in c.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
-        batches = events = 0
-        corrupt, missing = [], 0
-        needed = c.execute(
-            "SELECT min(watermark) FROM readers WHERE kind IN ('live', 'backfill')"
-        ).fetchone()[0]
-        expected = None
-        for row in map(BatchRow._make, c.execute(f"SELECT {COLUMNS} FROM batches ORDER BY sequence")):
-            batches += 1
-            events += row.events
-            if not _sound(row):
-                corrupt.append(row.sequence)
-            if expected is not None and needed is not None and row.sequence > max(expected, needed):
-                missing += row.sequence - max(expected, needed)
-            expected = row.sequence + row.events
-        books = _wrong_books(c)
+        try:
+            return _verify(c)
+        except sqlite3.DatabaseError as error:  # damage that even the integrity check cannot get past
+            return VerifyReport(False, 0, 0, [], 0, [str(error)], [])
+
+
+def _verify(c: sqlite3.Connection) -> VerifyReport:
+    structure = [row[0] for row in c.execute("PRAGMA integrity_check(20)") if row[0] != "ok"]
+    batches = events = 0
+    corrupt, missing = [], 0
+    needed = c.execute("SELECT min(watermark) FROM readers WHERE kind IN ('live', 'backfill')").fetchone()[0]
+    expected = None
+    for row in map(BatchRow._make, c.execute(f"SELECT {COLUMNS} FROM batches ORDER BY sequence")):
+        batches += 1
+        events += row.events
+        if not _sound(row):
+            corrupt.append(row.sequence)
+        if expected is not None and needed is not None and row.sequence > max(expected, needed):
+            missing += row.sequence - max(expected, needed)
+        expected = row.sequence + row.events
+    books = _wrong_books(c)
     ok = not (structure or corrupt or missing or books)
     return VerifyReport(ok, batches, events, corrupt, missing, structure, books)
 

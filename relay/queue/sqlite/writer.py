@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,15 @@ class Stage(Protocol):
     def committed(self) -> int:
         """What was staged is now durable; how many batches that were."""
         ...
+
+
+_GATHER_TURNS = 32
+
+
+@types.coroutine
+def _turn() -> Generator[None, None, None]:
+    """One turn of the event loop."""
+    yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         try:
             while self._pending:
+                await self._gather()
                 jobs, self._pending = self._pending, []
                 started = self._clock.monotonic()
                 outcome, batches = await loop.run_in_executor(self._thread, self._commit, jobs)
@@ -117,6 +128,18 @@ class Writer:
                     await loop.run_in_executor(self._thread, self._checkpoint)
         finally:
             self._drainer = None
+
+    async def _gather(self) -> None:
+        """Let the event loop finish what is ready while every turn of it brings more jobs.
+
+        No time passes when nothing is ready. Under load it makes a few large groups out of many
+        small ones, and a commit costs the same for one row as for twenty.
+        """
+        for _ in range(_GATHER_TURNS):
+            before = len(self._pending)
+            await _turn()
+            if len(self._pending) == before:
+                return
 
     def _commit(self, jobs: list[_Job]) -> tuple[list[Any], int]:
         """In the writer's thread: all jobs in one transaction; each alone if one of them is at fault."""

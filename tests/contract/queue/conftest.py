@@ -38,13 +38,16 @@ async def reopen(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Opener]:
         while opened:
             await opened.pop().close()
         config = SqliteQueueConfig(
+            type="sqlite",
             path=tmp_path / "relay.db",
             max_bytes=max_bytes,
             min_free_disk=0,
             when_full=when_full,
             retention=retention,
         )
-        queue = await SqliteQueue.open(config, clock=clock, deduplicate={"eu": deduplicate, "us": deduplicate})
+        queue = await SqliteQueue.open(
+            config, clock=clock, deduplicate={"eu": deduplicate, "us": deduplicate}
+        )
         opened.append(queue)
         return queue
 

@@ -24,8 +24,8 @@ async def test_a_retried_batch_is_recognised(queue: Queue, reopen: Opener, resta
         queue = await reopen()
 
     assert Receipt(0, 10) == await queue.append([batch(lines(10), at=NOW + 5)])
-    assert 10 == sum(queue.accepted().values())
-    assert 10 == queue.duplicates()["eu"]
+    assert sum(queue.accepted().values()) == 10
+    assert queue.duplicates()["eu"] == 10
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["same process", "after a restart"])
@@ -77,7 +77,7 @@ async def test_twins_in_two_batches_of_one_request_survive(queue: Queue) -> None
     assert Receipt(0, 4) == await queue.append(request)
     pieces = await reader.read(100)
     ids = [event_id for stored, _ in pieces for event_id in stored.ids]
-    assert 4 == len(set(ids))
+    assert len(set(ids)) == 4
 
 
 async def test_sources_do_not_share_the_index(queue: Queue) -> None:

@@ -90,8 +90,8 @@ async def test_each_destination_reads_everything(queue: Queue) -> None:
 
     assert events == await deliver_all(one)
     assert events == await read_lines(two)
-    assert 5 == two.backlog().events
-    assert 0 == one.backlog().events
+    assert two.backlog().events == 5
+    assert one.backlog().events == 0
 
 
 async def test_a_destination_added_later_owes_only_what_follows(queue: Queue) -> None:
@@ -102,7 +102,7 @@ async def test_a_destination_added_later_owes_only_what_follows(queue: Queue) ->
     await queue.append([batch(later)])
 
     assert later == await read_lines(reader)
-    assert 2 == queue.books("late").owed
+    assert queue.books("late").owed == 2
 
 
 async def test_back_fill_reads_what_was_there_before(queue: Queue) -> None:
@@ -113,13 +113,13 @@ async def test_back_fill_reads_what_was_there_before(queue: Queue) -> None:
     now = lines(2, first=4)
     await queue.append([batch(now)])
 
-    assert ReaderKind.BACKFILL == fill.kind
+    assert fill.kind == ReaderKind.BACKFILL
     assert now == await deliver_all(live)
     assert past == await deliver_all(fill)
     assert fill.finished
     await fill.finish()
     books = queue.books("late")
-    assert (6, 6, 0) == (books.owed, books.delivered, books.backlog)
+    assert (books.owed, books.delivered, books.backlog) == (6, 6, 0)
     assert [live] == list(queue.readers("late"))
 
 
@@ -179,7 +179,7 @@ async def test_settled_events_are_not_read_again_after_a_restart(queue: Queue, r
     (reader,) = await (await reopen()).attach("siem", "now")
 
     assert lines(10)[4:] == await read_lines(reader)
-    assert 6 == reader.backlog().events
+    assert reader.backlog().events == 6
 
 
 async def test_ranges_settled_out_of_order_join(queue: Queue) -> None:
@@ -195,8 +195,8 @@ async def test_ranges_settled_out_of_order_join(queue: Queue) -> None:
     await reader.settle(whole(pieces[0]))
 
     assert (Position(1), 0) == before
-    assert 6 == queue.books("siem").delivered
-    assert 0 == reader.backlog().events
+    assert queue.books("siem").delivered == 6
+    assert reader.backlog().events == 0
 
 
 async def test_a_settlement_must_account_for_every_event(queue: Queue) -> None:
@@ -265,16 +265,16 @@ async def test_dead_letters_are_kept_with_what_was_said(queue: Queue, reopen: Op
     (letter,) = await queue.dead_letters(DeadLetterFilter(destination="siem"))
 
     assert lines(3)[1] == (letter.event.line if letter.event else None)
-    assert (Reason.REJECTED, 400, b"bad", "refused", 2) == (
+    assert (
         letter.reason,
         letter.status,
         letter.excerpt,
         letter.detail,
         letter.attempts,
-    )
+    ) == (Reason.REJECTED, 400, b"bad", "refused", 2)
     books = queue.books("siem")
-    assert (3, 2, 1, 0) == (books.owed, books.delivered, books.dead, books.backlog)
-    assert {Reason.REJECTED: 1} == books.dead_by_reason
+    assert (books.owed, books.delivered, books.dead, books.backlog) == (3, 2, 1, 0)
+    assert books.dead_by_reason == {Reason.REJECTED: 1}
 
 
 async def bury(reader: Reader, *indices: int) -> list[Event]:
@@ -303,7 +303,7 @@ async def test_redriven_letters_are_read_again_with_their_ids(queue: Queue, reop
     await queue.append([batch(lines(4))])
     events = await bury(reader, 0, 2)
 
-    assert 2 == await queue.redrive(DeadLetterFilter(destination="siem"))
+    assert await queue.redrive(DeadLetterFilter(destination="siem")) == 2
     queue = await reopen()
     _, redrive = await queue.attach("siem", "now")
     pieces = await redrive.read(10)
@@ -314,9 +314,9 @@ async def test_redriven_letters_are_read_again_with_their_ids(queue: Queue, reop
     assert redrive.finished
     await redrive.finish()
     books = queue.books("siem")
-    assert (4, 4, 0, 0) == (books.owed, books.delivered, books.dead, books.backlog)
-    assert [] == list(await queue.dead_letters(DeadLetterFilter()))
-    assert 1 == len(queue.readers("siem"))
+    assert (books.owed, books.delivered, books.dead, books.backlog) == (4, 4, 0, 0)
+    assert list(await queue.dead_letters(DeadLetterFilter())) == []
+    assert len(queue.readers("siem")) == 1
 
 
 async def test_a_letter_refused_again_stays(queue: Queue) -> None:
@@ -333,16 +333,16 @@ async def test_a_letter_refused_again_stays(queue: Queue) -> None:
     await redrive.settle(Settlement(position, Position(stored.sequence, 1), dead=(refusal,)))
 
     (letter,) = await queue.dead_letters(DeadLetterFilter())
-    assert (Reason.TOO_LARGE, 413, False, 3) == (
+    assert (
         letter.reason,
         letter.status,
         letter.redriving,
         letter.attempts,
-    )
+    ) == (Reason.TOO_LARGE, 413, False, 3)
     assert redrive.finished
     books = queue.books("siem")
-    assert (1, 0, 1) == (books.owed, books.delivered, books.dead)
-    assert 1 == await queue.redrive(DeadLetterFilter())
+    assert (books.owed, books.delivered, books.dead) == (1, 0, 1)
+    assert await queue.redrive(DeadLetterFilter()) == 1
 
 
 async def test_discarded_letters_stay_in_the_books(queue: Queue, reopen: Opener) -> None:
@@ -352,10 +352,10 @@ async def test_discarded_letters_stay_in_the_books(queue: Queue, reopen: Opener)
     await bury(reader, 0, 1)
     first, _ = await queue.dead_letters(DeadLetterFilter())
 
-    assert 1 == await queue.discard(DeadLetterFilter(ids=(first.id,)))
+    assert await queue.discard(DeadLetterFilter(ids=(first.id,))) == 1
 
     books = (await reopen()).books("siem")
-    assert (3, 1, 2, 1, 0) == (books.owed, books.delivered, books.dead, books.discarded, books.backlog)
+    assert (books.owed, books.delivered, books.dead, books.discarded, books.backlog) == (3, 1, 2, 1, 0)
 
 
 async def test_dead_letters_are_found_by_reason_and_time(queue: Queue, clock: FakeClock) -> None:
@@ -365,10 +365,10 @@ async def test_dead_letters_are_found_by_reason_and_time(queue: Queue, clock: Fa
     await bury(reader, 0, 1, 2)
     everything = await queue.dead_letters(DeadLetterFilter())
 
-    assert 3 == len(await queue.dead_letters(DeadLetterFilter(reason=Reason.REJECTED)))
-    assert [] == list(await queue.dead_letters(DeadLetterFilter(reason=Reason.EXPIRED)))
-    assert [] == list(await queue.dead_letters(DeadLetterFilter(since=clock.now() + 1)))
-    assert [] == list(await queue.dead_letters(DeadLetterFilter(destination="other")))
+    assert len(await queue.dead_letters(DeadLetterFilter(reason=Reason.REJECTED))) == 3
+    assert list(await queue.dead_letters(DeadLetterFilter(reason=Reason.EXPIRED))) == []
+    assert list(await queue.dead_letters(DeadLetterFilter(since=clock.now() + 1))) == []
+    assert list(await queue.dead_letters(DeadLetterFilter(destination="other"))) == []
     assert list(everything[1:]) == list(await queue.dead_letters(DeadLetterFilter(), after=everything[0].id))
     assert list(everything[:1]) == list(await queue.dead_letters(DeadLetterFilter(), limit=1))
 
@@ -385,12 +385,12 @@ async def test_a_replay_reads_a_time_range_again(queue: Queue, clock: FakeClock,
     queue = await reopen()
     _, replay = await queue.attach("siem", "now")
 
-    assert (4, ReaderKind.REPLAY, 50.0) == (info.total, replay.kind, replay.rate)
+    assert (info.total, replay.kind, replay.rate) == (4, ReaderKind.REPLAY, 50.0)
     expected = [*lines(2, first=2, at=NOW + 3600), *lines(2, first=4, at=NOW + 7200)]
     assert expected == await deliver_all(replay)
     assert replay.finished
     books = queue.books("siem")
-    assert (8, 8, 4) == (books.owed, books.delivered, books.replayed)
+    assert (books.owed, books.delivered, books.replayed) == (8, 8, 4)
 
 
 async def test_forgetting_a_destination_releases_it(queue: Queue) -> None:
@@ -400,9 +400,9 @@ async def test_forgetting_a_destination_releases_it(queue: Queue) -> None:
 
     await queue.forget("siem")
 
-    assert [] == list(queue.destinations())
+    assert list(queue.destinations()) == []
     await queue.attach("siem", "now")
-    assert 0 == queue.books("siem").owed
+    assert queue.books("siem").owed == 0
 
 
 async def test_the_queue_opens_only_once(queue: Queue, reopen: Opener, tmp_path: object) -> None:
@@ -410,7 +410,7 @@ async def test_the_queue_opens_only_once(queue: Queue, reopen: Opener, tmp_path:
     from relay.config.schema import SqliteQueueConfig
     from relay.queue.sqlite import SqliteQueue
 
-    config = SqliteQueueConfig(path=f"{tmp_path}/relay.db")  # type: ignore[arg-type] # pydantic makes it a Path
+    config = SqliteQueueConfig(type="sqlite", path=f"{tmp_path}/relay.db")  # type: ignore[arg-type] # pydantic makes it a Path
     with pytest.raises(QueueLocked, match="process"):
         await SqliteQueue.open(config, clock=FakeClock(NOW))
 
@@ -423,17 +423,20 @@ async def test_refusals_open_one_gap(queue: Queue, reopen: Opener) -> None:
 
     gaps = await (await reopen()).gaps()
 
-    assert [("eu", NOW, NOW + 10, 2), ("eu", NOW + 5000, NOW + 5000, 1)] == [
-        (gap.source, gap.start, gap.end, gap.refusals) for gap in gaps
+    assert [(gap.source, gap.start, gap.end, gap.refusals) for gap in gaps] == [
+        ("eu", NOW, NOW + 10, 2),
+        ("eu", NOW + 5000, NOW + 5000, 1),
     ]
 
 
-async def test_the_oldest_waiting_event_is_known_without_reading(queue: Queue, reopen: Opener, clock: FakeClock) -> None:
+async def test_the_oldest_waiting_event_is_known_without_reading(
+    queue: Queue, reopen: Opener, clock: FakeClock
+) -> None:
     """The age of a backlog is there after a restart, before anyone reads."""
     await queue.attach("siem", "now")
     await queue.append([batch(lines(2), at=NOW - 500)])
     queue = await reopen()
     (reader,) = await queue.attach("siem", "now")
 
-    assert (2, NOW - 500) == (reader.backlog().events, reader.backlog().oldest_received_at)
+    assert (reader.backlog().events, reader.backlog().oldest_received_at) == (2, NOW - 500)
     assert cef(0) != cef(1)

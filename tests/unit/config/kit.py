@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
@@ -15,12 +15,14 @@ from relay.config.load import Loaded, load
 from relay.config.secret import OptionalSecret, Secret, SecretUrl
 from relay.errors import ConfigError
 
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z-]+$")]
+
 
 class WebConfig(DestinationConfig):
     type: Literal["web"]
     url: SecretUrl
     token: OptionalSecret = None
-    headers: Mapping[str, Secret] = Field(default_factory=dict)
+    headers: Mapping[HeaderName, Secret] = Field(default_factory=dict)
 
 
 class DiskConfig(DestinationConfig):

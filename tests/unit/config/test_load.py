@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.config.load import load
-from relay.config.schema import Config
+from relay.config.schema import Config, Source
+from relay.config.secret import Secret
 from tests.unit.config.kit import ConfigFile, DiskConfig, WebConfig, minimal
 
 
@@ -38,6 +40,17 @@ def test_a_minimal_configuration_is_filled_with_defaults(file: ConfigFile) -> No
     assert config.destinations[0].retry.on == ("connection_error", "408", "429", "5xx")
     assert isinstance(config.destinations[0], WebConfig)
     assert isinstance(config, Config)
+
+
+def test_code_may_build_what_a_file_would_hold() -> None:
+    """Values are given in seconds and bytes, secrets as such, and nothing is expanded."""
+    source = Source(name="a", authorization=(Secret("${X}"),), deduplicate=None)
+    destination = DiskConfig(name="d", type="disk", path=Path("x"), timeout=1.5)
+
+    config = Config(sources=(source,), destinations=(destination,), recovery=None)
+
+    assert config.sources[0].authorization[0].reveal() == "${X}"
+    assert config.destinations[0] is destination
 
 
 def test_each_destination_is_read_by_its_type(file: ConfigFile) -> None:
@@ -106,6 +119,11 @@ def test_one_known_type_is_enough(file: ConfigFile) -> None:
             ("destinations", 0, "filter", "names"),
             [404],
             "destinations[0].filter.names[0]: expected a string (in quotes where it is a number)",
+        ),
+        (
+            ("destinations", 0, "headers"),
+            {"X Key": "x"},
+            "destinations[0].headers.X Key: expected text that matches ^[A-Za-z-]+$",
         ),
         (
             ("destinations", 0, "filter", "min_severity"),

@@ -47,13 +47,13 @@ def joined(events: list[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in events)
 
 
-@pytest.mark.parametrize("cut", [1, 3, 9, 12, 40, -8, -4, -1])
+@pytest.mark.parametrize("cut", [2, 3, 9, 12, 40, -8, -4, -1])
 def test_truncated_gzip_is_undecodable(cut: int) -> None:
     """A gzip body that ends early is refused, however little of it is missing."""
     raw = gzip.compress(joined(lines(20)))
 
     with pytest.raises(Undecodable):
-        unpacked(b"\x1f\x8b" + raw[2:cut] if cut > 2 or cut < 0 else raw[:2])
+        unpacked(raw[:cut])
 
 
 @given(at=st.integers(0, 10**6), bit=st.integers(0, 7))

@@ -29,10 +29,11 @@ def test_a_request_alone_is_never_refused() -> None:
 
 
 def test_a_share_is_given_back_whatever_happens() -> None:
-    """A failed request holds nothing afterwards."""
+    """A refused request holds nothing afterwards."""
     in_flight = InFlight(100)
-    with pytest.raises(ZeroDivisionError), in_flight.share() as share:
-        share.take(80)
-        _ = 1 / 0
+    with in_flight.share() as other:
+        other.take(60)
+        with pytest.raises(Overloaded), in_flight.share() as refused:
+            refused.take(41)
 
     assert in_flight.used == 0

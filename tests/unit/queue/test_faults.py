@@ -1,0 +1,310 @@
+"""Faults below the queue: flipped bits, a full disk, damaged files, two processes."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from relay.config.schema import SqliteQueueConfig
+from relay.errors import QueueCorrupt, QueueError, QueueFull
+from relay.model import Reason, Receipt
+from relay.queue.base import DeadLetterFilter
+from relay.queue.sqlite import SqliteQueue, tools
+from tests.contract.queue.test_log import deliver_all, read_lines
+from tests.fakes.clock import FakeClock
+from tests.fakes.events import NOW, batch, lines
+
+Opener = Callable[..., Awaitable[SqliteQueue]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "relay.db"
+
+
+@pytest.fixture
+async def open_queue(path: Path) -> AsyncIterator[Opener]:
+    opened: list[SqliteQueue] = []
+
+    async def open_(role: str = "all") -> SqliteQueue:
+        config = SqliteQueueConfig(type="sqlite", path=path, min_free_disk=0)
+        queue = await SqliteQueue.open(
+            config,
+            clock=FakeClock(NOW),
+            deduplicate={"eu": 86400.0},
+            role=role,  # type: ignore[arg-type] # the tests' own strings
+        )
+        opened.append(queue)
+        return queue
+
+    yield open_
+    for queue in opened:
+        await queue.close()
+
+
+def edit(path: Path, sql: str, *values: object) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(sql, values)
+
+
+def flip(path: Path, sequence: int) -> None:
+    """Flip one bit in the middle of a stored batch."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (payload,) = connection.execute(
+            "SELECT payload FROM batches WHERE sequence=?", (sequence,)
+        ).fetchone()
+        flipped = bytearray(payload)
+        flipped[len(flipped) // 2] ^= 1
+        connection.execute("UPDATE batches SET payload=? WHERE sequence=?", (bytes(flipped), sequence))
+
+
+@pytest.mark.parametrize("which", [1, 4, 7], ids=["first", "middle", "last"])
+async def test_a_flipped_bit_costs_only_its_batch(open_queue: Opener, path: Path, which: int) -> None:
+    """A batch that fails its checksum is quarantined and booked; the ones around it flow."""
+    queue = await open_queue()
+    await queue.attach("siem", "now")
+    for n in range(3):
+        await queue.append([batch(lines(3, first=3 * n))])
+    await queue.close()
+    flip(path, which)
+
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+    intact = [line for n, line in enumerate(lines(9)) if not which - 1 <= n < which + 2]
+
+    assert intact == await deliver_all(reader)
+    books = queue.books("siem")
+    assert (books.owed, books.delivered, books.dead, books.backlog) == (9, 6, 3, 0)
+    assert books.dead_by_reason == {Reason.CORRUPT: 3}
+    assert (
+        queue.stats().corrupt_batches,
+        queue.stats().quarantined_bodies,
+        queue.stats().batches,
+    ) == (1, 1, 2)
+    (letter,) = await queue.dead_letters(DeadLetterFilter())
+    assert (letter.reason, letter.count, letter.event) == (Reason.CORRUPT, 3, None)
+    await queue.append([batch(lines(1, first=50))])
+    assert lines(1, first=50) == await deliver_all(reader)
+
+
+async def test_every_destination_books_a_corrupt_batch(open_queue: Opener, path: Path) -> None:
+    """Whoever had the batch already is not touched; whoever lacked it has it as dead."""
+    queue = await open_queue()
+    (quick,) = await queue.attach("quick", "now")
+    await queue.attach("slow", "now")
+    await queue.append([batch(lines(3))])
+    await deliver_all(quick)
+    await queue.append([batch(lines(3, first=3))])
+    await queue.close()
+    flip(path, 1)
+
+    queue = await open_queue()
+    for name in ("quick", "slow"):
+        await deliver_all((await queue.attach(name, "now"))[0])
+
+    assert (queue.books("quick").delivered, queue.books("quick").dead) == (6, 0)
+    assert (queue.books("slow").delivered, queue.books("slow").dead) == (3, 3)
+
+
+async def test_a_wrong_count_is_noticed_like_a_wrong_payload(open_queue: Opener, path: Path) -> None:
+    """The checksum covers the numbers too: a flipped count must not shift the events behind it."""
+    queue = await open_queue()
+    await queue.attach("siem", "now")
+    await queue.append([batch(lines(3))])
+    await queue.append([batch(lines(3, first=3))])
+    await queue.close()
+    edit(path, "UPDATE batches SET count=2 WHERE sequence=1")
+
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+
+    assert lines(3, first=3) == await deliver_all(reader)
+    assert queue.books("siem").dead == 3
+
+
+async def test_a_full_disk_fails_the_append_and_nothing_else(open_queue: Opener) -> None:
+    """SQLITE_FULL refuses the requests of that commit; when there is room again, all goes on."""
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+    await queue.append([batch(lines(10))])
+    connection = queue._writer._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    big = [line + bytes(200_000) for line in lines(1, first=100)]
+    stored = [batch(big, at=NOW + n) for n in range(3)]
+    unshrunk = [type(b)(b.source, b.received_at, b.formats, b.body, b.body, b.lines) for b in stored]
+
+    outcomes = await asyncio.gather(*[queue.append([b]) for b in unshrunk], return_exceptions=True)
+
+    assert [QueueFull] * 3 == [type(outcome) for outcome in outcomes]
+    assert lines(10) == await read_lines(reader)
+    connection.execute("PRAGMA max_page_count=1000000")
+    assert Receipt(3, 0) == await queue.append([batch(lines(3, first=10))])
+    assert lines(3, first=10) == await read_lines(reader)
+    assert queue.books("siem").owed == 13
+
+
+async def test_a_refused_batch_is_not_taken_for_a_duplicate_later(open_queue: Opener) -> None:
+    """What failed to commit was not accepted: Konnect's retry of it must be."""
+    queue = await open_queue()
+    connection = queue._writer._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count={pages}")
+    one = batch([line + bytes(300_000) for line in lines(1)])
+    fat = type(one)(one.source, one.received_at, one.formats, one.body, one.body, one.lines)
+    with pytest.raises(QueueFull):
+        await queue.append([fat])
+    connection.execute("PRAGMA max_page_count=1000000")
+
+    assert Receipt(1, 0) == await queue.append([one])
+    assert Receipt(0, 1) == await queue.append([one])
+
+
+async def test_progress_survives_a_disk_that_was_full_for_a_while(open_queue: Opener) -> None:
+    """Books and watermark that could not be written are written when the disk takes them again."""
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+    await queue.append([batch(lines(5))])
+    queue._writer._connection.execute("PRAGMA query_only=ON")
+    await deliver_all(reader)
+    with pytest.raises(QueueError):
+        await queue._progress.store()
+    queue._writer._connection.execute("PRAGMA query_only=OFF")
+    await queue.close()
+
+    queue = await open_queue()
+    books = queue.books("siem")
+    assert (books.owed, books.delivered, books.backlog) == (5, 5, 0)
+
+
+async def test_a_file_that_is_no_queue_is_refused_with_a_hint(open_queue: Opener, path: Path) -> None:
+    """Garbage in the queue's place is an error that names the file, and is left as it is."""
+    path.write_bytes(b"this is not a database" * 1000)
+
+    with pytest.raises(QueueCorrupt, match=str(path)):
+        await open_queue()
+
+    assert path.read_bytes().startswith(b"this is not")
+
+
+async def test_a_queue_of_a_newer_relay_is_left_alone(open_queue: Opener, path: Path) -> None:
+    """A schema version from the future is refused before anything is written."""
+    await (await open_queue()).close()
+    edit(path, "PRAGMA user_version=99")
+
+    with pytest.raises(QueueError, match="99"):
+        await open_queue()
+
+
+async def test_two_processes_share_one_file(open_queue: Opener) -> None:
+    """One process accepts, another delivers: it sees what was appended and books it."""
+    intake = await open_queue("ingest")
+    await intake.attach("siem", "now")
+    outgoing = await open_queue("deliver")
+    (reader,) = await outgoing.attach("siem", "now")
+    mark = await outgoing.append_wait(0)
+    await intake.append([batch(lines(4))])
+
+    async with asyncio.timeout(10):
+        while not reader.unread():
+            clock = outgoing._clock
+            assert isinstance(clock, FakeClock)
+            await clock.advance(0.05)
+        await outgoing.append_wait(mark)
+
+    assert lines(4) == await deliver_all(reader)
+    await outgoing.close()
+    await intake.close()
+    books = (await open_queue()).books("siem")
+    assert (books.owed, books.delivered, books.backlog) == (4, 4, 0)
+
+
+async def test_verify_finds_what_is_wrong(open_queue: Opener, path: Path) -> None:
+    """A sound queue is ok; a flipped bit and cooked books are named."""
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+    for n in range(2):
+        await queue.append([batch(lines(3, first=3 * n))])
+    await deliver_all(reader)
+    await queue.close()
+    report = tools.verify(path)
+    assert (report.ok, report.batches, report.events) == (True, 2, 6)
+
+    flip(path, 4)
+    edit(path, "UPDATE destinations SET delivered=delivered+1")
+    report = tools.verify(path)
+
+    assert (report.ok, report.corrupt_batches) == (False, [4])
+    assert "siem: owes 6 events" in report.books[0]
+
+
+async def test_inspect_shows_books_and_readers(open_queue: Opener, path: Path) -> None:
+    """Inspect tells what is stored without changing it."""
+    queue = await open_queue()
+    await queue.attach("siem", "now")
+    await queue.append([batch(lines(3))])
+    await queue.close()
+
+    document = tools.inspect(path)
+
+    assert (document["batches"], document["events"], document["next_event"]) == (1, 3, 4)
+    assert (document["destinations"][0]["name"], document["destinations"][0]["owed"]) == ("siem", 3)
+    assert document["readers"][0]["backlog"] == 3
+
+
+async def test_the_tools_refuse_a_running_relay(open_queue: Opener, path: Path) -> None:
+    """Nothing is inspected or repaired while a relay has the file open."""
+    await open_queue()
+    for tool in (tools.inspect, tools.verify, tools.repair):
+        with pytest.raises(QueueError, match="another relay"):
+            tool(path)
+
+
+async def test_repair_saves_what_is_readable(open_queue: Opener, path: Path) -> None:
+    """After damage to the file's pages, repair keeps books, dead letters and all readable batches."""
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+    for n in range(300):
+        await queue.append([batch(lines(20, first=20 * n))])
+    await reader.read(1)
+    await queue.close()
+    content = bytearray(path.read_bytes())
+    for page in range(40, 44):  # a few pages in the midst of the log
+        content[page * 4096 : (page + 1) * 4096] = bytes(4096)
+    path.write_bytes(content)
+    assert not tools.verify(path).ok
+
+    report = tools.repair(path)
+
+    assert 200 < report.batches_saved < 300
+    assert Path(report.kept_as).exists()
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+    delivered = await deliver_all(reader)
+    assert 20 * report.batches_saved == len(delivered)
+    assert set(delivered) <= set(lines(6000))
+    books = queue.books("siem")
+    assert (6000, len(delivered), 6000 - len(delivered), 0) == (
+        books.owed,
+        books.delivered,
+        books.dead,
+        books.backlog,
+    )
+    await queue.close()
+    assert tools.verify(path).ok
+
+
+async def test_repair_of_an_unreadable_file_starts_anew_and_keeps_it(open_queue: Opener, path: Path) -> None:
+    """Where nothing can be read, a new queue takes the place and the old file is kept."""
+    path.write_bytes(b"garbage" * 5000)
+
+    report = tools.repair(path)
+
+    assert report.batches_saved == 0
+    assert Path(report.kept_as).read_bytes().startswith(b"garbage")
+    await open_queue()
