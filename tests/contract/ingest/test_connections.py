@@ -61,7 +61,7 @@ async def test_senders_that_vanish_at_any_moment_make_no_noise(
     assert caplog.records == []
 
 
-async def test_broken_chunks_end_the_connection(rig: Rig) -> None:
+async def test_broken_chunks_end_the_connection(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """A chunk whose size is no number cannot be followed: nothing of the body is stored."""
     sender = await rig.sender()
     sender.write(head(None) + b"5\r\nhello\r\nzz\r\nmore\r\n0\r\n\r\n")
@@ -69,6 +69,8 @@ async def test_broken_chunks_end_the_connection(rig: Rig) -> None:
     await sender.ended()
 
     assert await rig.stored() == []
+    assert held(rig) == 0
+    assert caplog.records == []
 
 
 async def test_a_body_that_stalls_is_dropped(launch: Launch) -> None:

@@ -51,9 +51,9 @@ async def serial(rig: Rig, ca: trustme.CA) -> object:
 
 
 async def test_a_sender_that_does_not_speak_tls_stores_nothing(
-    launch: Launch, tmp_path: Path, ca: trustme.CA
+    launch: Launch, tmp_path: Path, ca: trustme.CA, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Plain HTTP on the TLS port is not understood."""
+    """Plain HTTP on the TLS port is not understood, and no reason for a stack trace."""
     rig = await launch(tls=write(tmp_path, ca))
     plain = await rig.sender()
     plain.write(b"POST /audit-logs/eu HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
@@ -61,6 +61,7 @@ async def test_a_sender_that_does_not_speak_tls_stores_nothing(
     await plain.ended()
 
     assert await rig.stored() == []
+    assert caplog.records == []
 
 
 async def test_batches_come_in_over_tls(launch: Launch, tmp_path: Path, ca: trustme.CA) -> None:
