@@ -28,15 +28,15 @@ def event_time(identity: bytes) -> int | None:
     return int(found[1]) if found else None
 
 
-def event_stamps(identities: Sequence[bytes]) -> list[bytes] | None:
+def event_stamps(lines: Sequence[bytes]) -> list[bytes] | None:
     """The digits of `event_time` for each event where all stand as Konnect writes them, or None.
 
     The short cut for whole batches: as digits of equal length they compare like numbers.
     """
-    marker = _JSON_NUMBER if identities[0][:1] == b"{" else _CEF_FIRST
+    marker = _JSON_NUMBER if lines[0][:1] == b"{" else _CEF_FIRST
     size = len(marker)
     end = size + _DIGITS
-    stamps = [i[(at := i.find(marker)) + size : at + end] for i in identities]
+    stamps = [i[(at := i.find(marker)) + size : at + end] for i in lines]
     joined = b"".join(stamps)
     # Where the marker is missing, the bytes come from the line's beginning and are no digits.
     return stamps if len(joined) == _DIGITS * len(stamps) and joined.isdigit() else None

@@ -153,7 +153,7 @@ class Metrics:
         """
         series = self._sources.get(source)
         if series is not None:
-            series.request_events.observe(sum([count for _, count in formats]) + duplicates)
+            series.request_events.observe(sum([count for _, count in formats]))
 
     # -- queue
 

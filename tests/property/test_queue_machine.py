@@ -48,7 +48,10 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.hot_events, dedup._HOT_EVENTS = dedup._HOT_EVENTS, 12  # small enough to be left again and again
+        self.recent_events, dedup._RECENT_EVENTS = (
+            dedup._RECENT_EVENTS,
+            12,
+        )  # small enough to be left again and again
         self.folder = Path(tempfile.mkdtemp())
         self.generation = 0
         self.clock = FakeClock(NOW)
@@ -74,7 +77,7 @@ class QueueMachine(RuleBasedStateMachine):
         if hasattr(self, "queue"):
             self.run(self.queue.close())
         self.runner.close()
-        dedup._HOT_EVENTS = self.hot_events
+        dedup._RECENT_EVENTS = self.recent_events
         shutil.rmtree(self.folder)
 
     def live(self, name: str) -> Reader:

@@ -124,17 +124,15 @@ def _without(
     batch: Batch, each: Fingerprint, known: frozenset[int], ordinals: list[int] | None
 ) -> tuple[Batch, Fingerprint, list[int] | None]:
     """The batch without the events at the indices *known*; twins keep the ordinals they had."""
-    lines = batch.lines or batch.body.split(b"\n")[:-1]
+    lines = each.lines
     keep = [i for i in range(len(lines)) if i not in known]
     if ordinals is None and len(each.hashes) < len(lines):
         ordinals = _ordinals(each.identities)
     left = [lines[i] for i in keep]
     body = b"\n".join(left) + b"\n"
-    identities = [each.identities[i] for i in keep]
-    slim = replace(batch, formats=count_formats(left), body=body, payload=gzipped.compress(body), lines=left)
-    # Spans and times stay those of the whole batch: too wide a span only costs a comparison.
-    slim_print = replace(each, hashes=set(map(hash, identities)), identities=identities)
-    return slim, slim_print, [ordinals[i] for i in keep] if ordinals else None
+    payload = gzipped.compress(body)
+    slim = replace(batch, formats=count_formats(left), body=body, payload=payload, lines=left)
+    return slim, each.without(left, payload), [ordinals[i] for i in keep] if ordinals else None
 
 
 def _ordinals(identities: Sequence[bytes]) -> list[int]:

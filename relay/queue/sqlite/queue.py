@@ -33,7 +33,7 @@ from relay.queue.base import DeadLetterFilter, QueueStats, Reader, ReaderInfo, S
 from relay.queue.sqlite import deadletters
 from relay.queue.sqlite.accounts import Progress
 from relay.queue.sqlite.database import FileLock, Role, open_database
-from relay.queue.sqlite.dedup import fingerprint
+from relay.queue.sqlite.dedup import Fingerprint, fingerprint
 from relay.queue.sqlite.gaps import Gaps
 from relay.queue.sqlite.log import Appended, EventLog, Request, next_sequence
 from relay.queue.sqlite.quarantine import Quarantine
@@ -187,7 +187,7 @@ class SqliteQueue:
         if source is None:
             raise QueueError(f"the queue does not know a source called {name}")
         window = self._windows.get(source)
-        prints = () if window is None else tuple(map(fingerprint, batches))
+        prints = () if window is None else await self._fingerprints(batches)
         request = Request(source, name, batches, prints, at - (window or 0.0))
 
         def committed(appended: Appended) -> None:
@@ -197,6 +197,12 @@ class SqliteQueue:
             lambda connection: self._log.append(connection, request), committed
         )
         return appended.receipt
+
+    @staticmethod
+    async def _fingerprints(batches: Sequence[Batch]) -> Sequence[Fingerprint]:
+        if len(batches) == 1:  # a thread costs more than that
+            return (fingerprint(batches[0]),)
+        return await asyncio.to_thread(lambda: tuple(map(fingerprint, batches)))
 
     def _appended(self, source: str, at: float, appended: Appended) -> None:
         for batch in appended.stored:

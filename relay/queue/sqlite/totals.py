@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from relay.model import Format
@@ -77,17 +77,16 @@ class Totals:
             self.add(names[source], decode_formats(formats, count), 1, 0, received_at)
 
     def add(
-        self, source: str, formats: Iterable[tuple[Format, int]], batches: int, duplicates: int, at: float
+        self, source: str, formats: Sequence[tuple[Format, int]], batches: int, duplicates: int, at: float
     ) -> None:
-        added = Counts(batches=batches)
-        for name, events in formats:
-            added.accepted[source, name] += events
-        if duplicates:
-            added.duplicates[source] = duplicates
-        if batches:
-            added.last_received[source] = at
-        self.all.add(added)
-        self._new.add(added)
+        for counts in (self.all, self._new):
+            for name, events in formats:
+                counts.accepted[source, name] += events
+            if duplicates:
+                counts.duplicates[source] += duplicates
+            if batches:
+                counts.last_received[source] = max(at, counts.last_received.get(source, at))
+                counts.batches += batches
 
     def take(self) -> Counts:
         """The counts that are not stored yet; `give_back` what could not be written."""

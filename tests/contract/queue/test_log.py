@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -405,12 +406,12 @@ async def test_forgetting_a_destination_releases_it(queue: Queue) -> None:
     assert queue.books("siem").owed == 0
 
 
-async def test_the_queue_opens_only_once(queue: Queue, reopen: Opener, tmp_path: object) -> None:
+async def test_the_queue_opens_only_once(queue: Queue, reopen: Opener, tmp_path: Path) -> None:
     """A second relay on the same queue is refused with a reason."""
     from relay.config.schema import SqliteQueueConfig
     from relay.queue.sqlite import SqliteQueue
 
-    config = SqliteQueueConfig(type="sqlite", path=f"{tmp_path}/relay.db")  # type: ignore[arg-type] # pydantic makes it a Path
+    config = SqliteQueueConfig(type="sqlite", path=tmp_path / "relay.db")
     with pytest.raises(QueueLocked, match="process"):
         await SqliteQueue.open(config, clock=FakeClock(NOW))
 
