@@ -4,7 +4,8 @@
 #   docker run --read-only -p 8071:8071 -v ./relay.yaml:/etc/konnect-relay/relay.yaml:ro \
 #       -v relay-data:/var/lib/konnect-relay konnect-relay
 #
-# tests/unit/test_deploy_files.py runs every RUN line below in a scratch directory, since it needs no engine for that.
+# There is no engine where this is tested: tests/e2e/test_image.py runs every RUN line in a scratch directory and then
+# the relay from it, as user 10001 and with nothing to write to but its data.
 #
 # To pin the base by content as well, append the digest that
 # `docker buildx imagetools inspect python:3.11.14-slim-bookworm` prints as "Digest:": `…-bookworm@sha256:…`.

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ from relay.queue.sqlite.database import Role
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
 _FIXED_SECTIONS = ("server", "admin", "queue", "logging")
+_SWITCH_SECONDS = 0.0005
 # How much of the shutdown grace the intake may take to answer what it has begun to read.
 _INGEST_SHARE = 0.4
 
@@ -242,6 +244,9 @@ async def run(path: Path, role: Role) -> None:
         # What is loaded by now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        # The writer's thread takes the interpreter lock a few times in every commit; a busy event loop would
+        # keep it for the default 5 ms each time. Measured in docs/performance.md.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         with _signals() as (stop, hangup):
             async with asyncio.TaskGroup() as group:
                 reloading = group.create_task(_reload_on(hangup, path, relay, log))

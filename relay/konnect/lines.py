@@ -15,7 +15,7 @@ from relay.model import Format
 # Konnect's header is `2025-06-18T21:02:36Z konghq.com CEF:0|…`, in 2023 `Apr 14 05:39:08 konghq.com
 # CEF:0|…`. The marker has to start this early, so that a `CEF:` inside a value is never taken for it.
 _CEF_MARKER = b"CEF:"
-_CEF_MARKER_BEFORE = 80
+CEF_MARKER_BEFORE = 80
 _HEAD = 40  # enough for a timestamp, a host name and the marker
 
 
@@ -23,7 +23,7 @@ def format_of(line: bytes) -> Format:
     """Tell the format of one line by its first bytes."""
     if line[:1] == b"{":
         return Format.CPS if line.startswith(b'{"event":{') else Format.JSON
-    if line.find(_CEF_MARKER, 0, _CEF_MARKER_BEFORE) >= 0:
+    if line.find(_CEF_MARKER, 0, CEF_MARKER_BEFORE) >= 0:
         return Format.CEF
     return Format.UNKNOWN
 
@@ -46,7 +46,7 @@ def identity(line: bytes) -> bytes:
     would then hide the true one.
     """
     if line[:1] != b"{":
-        at = line.find(_CEF_MARKER, 0, _CEF_MARKER_BEFORE)
+        at = line.find(_CEF_MARKER, 0, CEF_MARKER_BEFORE)
         if at > 0:
             return line[at:]
     return line

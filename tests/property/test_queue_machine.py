@@ -23,7 +23,7 @@ from relay.batch import StoredBatch
 from relay.config.schema import SqliteQueueConfig
 from relay.model import DeadLetter, Position, Reason, Receipt, Response, Settlement
 from relay.queue.base import DeadLetterFilter, Reader
-from relay.queue.sqlite import SqliteQueue, dedup
+from relay.queue.sqlite import SqliteQueue, recent
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, cef
 
@@ -48,8 +48,8 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.recent_events, dedup._RECENT_EVENTS = (
-            dedup._RECENT_EVENTS,
+        self.recent_events, recent._EVENTS = (
+            recent._EVENTS,
             12,
         )  # small enough to be left again and again
         self.folder = Path(tempfile.mkdtemp())
@@ -77,7 +77,7 @@ class QueueMachine(RuleBasedStateMachine):
         if hasattr(self, "queue"):
             self.run(self.queue.close())
         self.runner.close()
-        dedup._RECENT_EVENTS = self.recent_events
+        recent._EVENTS = self.recent_events
         shutil.rmtree(self.folder)
 
     def live(self, name: str) -> Reader:

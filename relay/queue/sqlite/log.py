@@ -14,7 +14,8 @@ from relay import gzipped
 from relay.batch import StoredBatch
 from relay.konnect.lines import count_formats
 from relay.model import Batch, Format, Receipt
-from relay.queue.sqlite.dedup import Deduplicator, Fingerprint, request_ordinals
+from relay.queue.sqlite.dedup import Search
+from relay.queue.sqlite.fingerprint import Fingerprint, ordinals
 from relay.queue.sqlite.rows import COLUMNS, BatchRow, make_row
 
 # SQLite takes 32,766 variables a statement; a few dozen rows amortise its cost well enough.
@@ -29,6 +30,7 @@ class Request:
     source_name: str
     batches: Sequence[Batch]
     prints: Sequence[Fingerprint]
+    suspicious: bool  # some of its events may have been accepted before
     since: float  # events accepted before this time (seconds since the epoch) are no duplicates
 
 
@@ -50,32 +52,31 @@ class EventLog:
         self._rows: list[BatchRow] = []
         self._staged = 0  # batches of the transaction at hand
         self._times: list[tuple[int, int, int, int, int]] = []
-        self._dedup = Deduplicator(load_ids, self.flush)
+        self._search = Search()
 
     def append(self, connection: sqlite3.Connection, request: Request) -> Appended:
-        """Stage a request's batches without the events that were accepted before."""
+        """Stage a request's batches, without the events that were accepted before where that is suspected."""
         total = sum(batch.count for batch in request.batches)
-        if not request.prints:
-            kept = [self._store(request, batch, None, None) for batch in request.batches]
-            return _appended(kept, total)
-        found = self._dedup.duplicates(connection, request.source, request.prints, request.since)
-        ordinals = request_ordinals(request.prints)
-        kept, fresh = [], []
-        for n, (batch, each, known) in enumerate(zip(request.batches, request.prints, found, strict=True)):
-            if len(known) == batch.count:
-                continue
-            numbers = ordinals[n] if ordinals else None
-            if known:
-                batch, each, numbers = _without(batch, each, known, numbers)
-            kept.append(self._store(request, batch, each, numbers))
-            fresh.append(each)
-        self._dedup.remember(request.source, fresh)
-        return _appended(kept, total)
+        numbered = ordinals(request.prints) if request.suspicious or len(request.prints) > 1 else None
+        kept = []
+        for n, batch in enumerate(request.batches):
+            each = request.prints[n] if request.prints else None
+            numbers = numbered[n] if numbered else None
+            if each is not None and request.suspicious:
+                self.flush(connection)  # requests earlier in this transaction must be found, too
+                known = self._search.known(connection, request.source, each, request.since, numbers)
+                if len(known) == batch.count:
+                    continue
+                if known:
+                    batch, each, numbers = _without(batch, each, known, numbers)
+            kept.append((batch, each, numbers))
+        # Staged only now, so that twins in two batches of this request do not find each other.
+        return _appended([self._store(request, *each) for each in kept], total)
 
     def _store(
-        self, request: Request, batch: Batch, each: Fingerprint | None, ordinals: list[int] | None
+        self, request: Request, batch: Batch, each: Fingerprint | None, numbers: list[int] | None
     ) -> tuple[Batch, StoredBatch]:
-        row = make_row(self._next, request.source, batch, ordinals)
+        row = make_row(self._next, request.source, batch, numbers)
         self._rows.append(row)
         self._staged += 1
         if each is not None:
@@ -87,7 +88,7 @@ class EventLog:
             received_at=batch.received_at,
             count=row.events,
             payload=batch.payload,
-            ordinals=ordinals,
+            ordinals=numbers,
             body=batch.body,
         )
         return batch, stored
@@ -109,7 +110,7 @@ class EventLog:
         self._staged = 0
         if self._next != self._committed_next:
             self._next = self._committed_next
-            self._dedup.reset()
+            self._search.reset()
 
 
 def _insert(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -121,27 +122,15 @@ def _insert(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[obje
 
 
 def _without(
-    batch: Batch, each: Fingerprint, known: frozenset[int], ordinals: list[int] | None
+    batch: Batch, each: Fingerprint, known: frozenset[int], numbers: list[int] | None
 ) -> tuple[Batch, Fingerprint, list[int] | None]:
     """The batch without the events at the indices *known*; twins keep the ordinals they had."""
-    lines = each.lines
-    keep = [i for i in range(len(lines)) if i not in known]
-    if ordinals is None and len(each.hashes) < len(lines):
-        ordinals = _ordinals(each.identities)
-    left = [lines[i] for i in keep]
+    keep = [i for i in range(len(each.lines)) if i not in known]
+    left = [each.lines[i] for i in keep]
     body = b"\n".join(left) + b"\n"
     payload = gzipped.compress(body)
     slim = replace(batch, formats=count_formats(left), body=body, payload=payload, lines=left)
-    return slim, each.without(left, payload), [ordinals[i] for i in keep] if ordinals else None
-
-
-def _ordinals(identities: Sequence[bytes]) -> list[int]:
-    seen: dict[bytes, int] = {}
-    numbers = []
-    for key in identities:
-        numbers.append(seen.get(key, 0))
-        seen[key] = numbers[-1] + 1
-    return numbers
+    return slim, each.without(left, payload), [numbers[i] for i in keep] if numbers else None
 
 
 def _appended(kept: Sequence[tuple[Batch, StoredBatch]], total: int) -> Appended:
@@ -165,13 +154,3 @@ def next_sequence(connection: sqlite3.Connection) -> int:
         " coalesce((SELECT value FROM meta WHERE key='next_sequence'), 1))"
     ).fetchone()
     return int(row[0])
-
-
-def load_ids(connection: sqlite3.Connection, sequence: int) -> list[str] | None:
-    """The event ids of a batch or of its tombstone; None when both are gone or the batch is broken."""
-    row = connection.execute(f"SELECT {COLUMNS} FROM batches WHERE sequence=?", (sequence,)).fetchone()
-    if row is not None:
-        batch = BatchRow(*row)
-        return batch.ids() if batch.intact else None
-    row = connection.execute("SELECT ids FROM tombstones WHERE sequence=?", (sequence,)).fetchone()
-    return None if row is None else str(row[0]).split(" ")

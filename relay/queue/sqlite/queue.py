@@ -33,10 +33,11 @@ from relay.queue.base import DeadLetterFilter, QueueStats, Reader, ReaderInfo, S
 from relay.queue.sqlite import deadletters
 from relay.queue.sqlite.accounts import Progress
 from relay.queue.sqlite.database import FileLock, Role, open_database
-from relay.queue.sqlite.dedup import Fingerprint, fingerprint
+from relay.queue.sqlite.fingerprint import Fingerprint, fingerprint
 from relay.queue.sqlite.gaps import Gaps
 from relay.queue.sqlite.log import Appended, EventLog, Request, next_sequence
 from relay.queue.sqlite.quarantine import Quarantine
+from relay.queue.sqlite.recent import Recent, newest_event_time
 from relay.queue.sqlite.roster import Roster
 from relay.queue.sqlite.rows import BatchRow
 from relay.queue.sqlite.space import Limits, Space
@@ -84,6 +85,7 @@ class SqliteQueue:
         self._windows_by_name = dict(deduplicate)
         self._sources = dict(connection.execute("SELECT name, id FROM sources").fetchall())
         self._names = {number: name for name, number in self._sources.items()}
+        self._recent: dict[int, Recent] = {}
         self._windows = {self._sources[n]: w for n, w in deduplicate.items() if n in self._sources}
         self._head = next_sequence(connection)
         self._totals = Totals(connection)
@@ -164,14 +166,16 @@ class SqliteQueue:
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
         """Make the sources known, with each one's deduplication window in seconds."""
 
-        def run(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+        def run(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
             connection.executemany(
                 "INSERT OR IGNORE INTO sources (name) VALUES (?)", [(n,) for n in deduplicate]
             )
-            return connection.execute("SELECT name, id FROM sources").fetchall()
+            rows = connection.execute("SELECT name, id FROM sources").fetchall()
+            return [(name, number, newest_event_time(connection, number)) for name, number in rows]
 
-        for name, number in await self._writer.submit(run):
+        for name, number, newest in await self._writer.submit(run):
             self._sources[name] = number
+            self._recent.setdefault(number, Recent(newest))
             self._names[number] = name
             if name in deduplicate:
                 self._windows[number] = deduplicate[name]
@@ -188,14 +192,19 @@ class SqliteQueue:
             raise QueueError(f"the queue does not know a source called {name}")
         window = self._windows.get(source)
         prints = () if window is None else await self._fingerprints(batches)
-        request = Request(source, name, batches, prints, at - (window or 0.0))
+        recent = self._recent[source]
+        suspicious = not recent.is_new(prints)
+        recent.add(prints)
+        request = Request(source, name, batches, prints, suspicious, at - (window or 0.0))
 
         def committed(appended: Appended) -> None:
             self._appended(name, at, appended)
 
-        appended = await self._writer.submit(
-            lambda connection: self._log.append(connection, request), committed
-        )
+        try:
+            appended = await self._writer.submit(lambda c: self._log.append(c, request), committed)
+        except QueueError:
+            recent.forget()
+            raise
         return appended.receipt
 
     @staticmethod

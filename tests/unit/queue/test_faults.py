@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
@@ -17,7 +18,7 @@ from relay.queue.base import DeadLetterFilter
 from relay.queue.sqlite import SqliteQueue, tools
 from tests.contract.queue.test_log import deliver_all, read_lines
 from tests.fakes.clock import FakeClock
-from tests.fakes.events import NOW, batch, lines
+from tests.fakes.events import NOW, batch, cef, lines
 
 Opener = Callable[..., Awaitable[SqliteQueue]]
 
@@ -45,6 +46,11 @@ async def open_queue(path: Path) -> AsyncIterator[Opener]:
     yield open_
     for queue in opened:
         await queue.close()
+
+
+def fat(number: int) -> bytes:
+    """A line of 400 kB that gzip can only halve."""
+    return cef(number) + random.Random(number).randbytes(200_000).hex().encode()
 
 
 def edit(path: Path, sql: str, *values: object) -> None:
@@ -135,11 +141,9 @@ async def test_a_full_disk_fails_the_append_and_nothing_else(open_queue: Opener)
     connection = queue._writer._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count={pages}")
-    big = [line + bytes(200_000) for line in lines(1, first=100)]
-    stored = [batch(big, at=NOW + n) for n in range(3)]
-    unshrunk = [type(b)(b.source, b.received_at, b.formats, b.body, b.body, b.lines) for b in stored]
+    big = [batch([fat(100 + n)], at=NOW + n) for n in range(3)]
 
-    outcomes = await asyncio.gather(*[queue.append([b]) for b in unshrunk], return_exceptions=True)
+    outcomes = await asyncio.gather(*[queue.append([each]) for each in big], return_exceptions=True)
 
     assert [QueueFull] * 3 == [type(outcome) for outcome in outcomes]
     assert lines(10) == await read_lines(reader)
@@ -155,10 +159,9 @@ async def test_a_refused_batch_is_not_taken_for_a_duplicate_later(open_queue: Op
     connection = queue._writer._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count={pages}")
-    one = batch([line + bytes(300_000) for line in lines(1)])
-    fat = type(one)(one.source, one.received_at, one.formats, one.body, one.body, one.lines)
+    one = batch([fat(0)])
     with pytest.raises(QueueFull):
-        await queue.append([fat])
+        await queue.append([one])
     connection.execute("PRAGMA max_page_count=1000000")
 
     assert Receipt(1, 0) == await queue.append([one])
