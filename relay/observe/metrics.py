@@ -259,6 +259,9 @@ class _Books(Collector):
         # Metrics matter most while the queue is sick: gaps that cannot be read keep their last value.
         with suppress(QueueError):
             self._gaps = await self._ledger.gaps()
+            # Counters that were seen must not be lower after a crash: Prometheus would take that for
+            # a reset and count everything once more.
+            await self._ledger.flush()
         self._samples = tuple(
             samples(
                 self._ledger,

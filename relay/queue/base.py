@@ -267,6 +267,14 @@ class Queue(Protocol):
 
     def stats(self) -> QueueStats: ...
 
+    async def flush(self) -> None:
+        """Store progress and counts that are only in memory yet. Raises `QueueError`.
+
+        Whoever publishes the books calls this first: a counter that somebody has seen must not be lower
+        after a crash.
+        """
+        ...
+
     async def close(self) -> None:
         """Store what is still in memory and let go of the queue."""
         ...

@@ -102,7 +102,10 @@ class FileLock:
         roles = ("ingest", "deliver") if role == "all" else (role,)
         self._files: list[int] = []
         try:
-            database.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                database.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise QueueError(f"cannot make {database.parent}: {error.strerror}") from error
             for each in roles:
                 self._acquire(database.with_name(f"{database.name}.{each}.lock"))
         except BaseException:

@@ -369,9 +369,12 @@ class SqliteQueue:
             with suppress(QueueError):
                 await self._upkeep()
 
-    async def _upkeep(self) -> None:
+    async def flush(self) -> None:
         await self._store_small_things()
         await self._progress.store()
+
+    async def _upkeep(self) -> None:
+        await self.flush()
         await self._roster.refresh_hints()
         if self._role == "ingest":
             await self._space.measure()
@@ -422,8 +425,7 @@ class SqliteQueue:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             with suppress(QueueError):
-                await self._store_small_things()
-                await self._progress.store()
+                await self.flush()
             await self._store.close()
             await self._writer.close()
         finally:
