@@ -160,7 +160,7 @@ class Intake:
         if unpacked.batches:
             visit.receipt = await self._queue.append(unpacked.batches)
             formats = [pair for batch in unpacked.batches for pair in batch.formats]
-            self._metrics.accepted(source, formats, visit.receipt.duplicates)
+            self._metrics.accepted(source, formats)
 
     async def _unpack(self, raw: bytes, source: str, visit: _Visit) -> Unpacked:
         def run() -> Unpacked:

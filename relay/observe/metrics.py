@@ -146,10 +146,10 @@ class Metrics:
         series.received_bytes.inc(received_bytes)
         series.duration.observe(seconds)
 
-    def accepted(self, source: str, formats: Iterable[tuple[Format, int]], duplicates: int) -> None:
+    def accepted(self, source: str, formats: Iterable[tuple[Format, int]]) -> None:
         """A request's events are durable.
 
-        Only the size of the request is observed here; the events are in the queue's books.
+        Only the request's size is observed here, duplicates included; the events are in the queue's books.
         """
         series = self._sources.get(source)
         if series is not None:
