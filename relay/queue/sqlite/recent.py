@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from relay import gzipped
 from relay.queue.sqlite.fingerprint import BUCKET_BITS, Fingerprint, tail_hashes
 
-# What is kept for each source: 10 MB at most.
-_EVENTS = 100_000
+# What is kept for each source: about 5 MB.
+_EVENTS = 50_000
 _BATCHES = 4_096
 _NEVER = -2  # the generation of hashes that were not made
 

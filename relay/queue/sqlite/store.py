@@ -17,8 +17,9 @@ from relay.batch import StoredBatch
 from relay.queue.sqlite.database import connect, translate
 from relay.queue.sqlite.rows import COLUMNS, BatchRow
 
-_CACHE_BYTES = 12 << 20
-_READ_BYTES = 1 << 20  # compressed; about what one request to a SIEM may carry, uncompressed
+_CACHE_BYTES = 8 << 20
+_READ_BYTES = 1 << 19  # compressed, in one read; some megabytes when decoded
+_READ_AHEAD = 3  # times the events asked for
 _PLAIN_FACTOR = 8  # how much larger a decoded batch is, for the cache's account
 # Besides the batches that begin in the wanted range, the one that contains its first event.
 # Payload sizes are known without reading payloads, so the budget is applied before they are.
@@ -78,36 +79,43 @@ class BatchStore:
             self._cached_bytes -= freed
 
     async def read(self, start: int, stop: int, max_events: int) -> list[StoredBatch]:
-        """Batches in order from the one holding event *start*, up to *max_events* or a megabyte of payload.
+        """Batches in order from the one holding event *start*, until they hold *max_events*.
 
         At least one if any batch begins in the range. Batches that fail their checksum are handed to
         quarantine and left out: the caller sees a hole in the numbers.
         """
-        found: list[StoredBatch] = []
-        at, payload = start, 0
-        while at < min(stop, start + max_events) and payload < _READ_BYTES:
-            cached = self._cache.get(at)
-            if cached is None:
-                break
-            found.append(cached[0])
-            at += cached[0].count
-            payload += len(cached[0].payload)
+        found = self._cached(start, min(stop, start + max_events))
         if found:
             return found
-        # A hole at the start (after a corrupt batch) must not hide the batches behind it, so the
-        # range grows until something is found.
-        span = max_events
-        while True:
-            rows = await self.query(_READ, {"start": start, "stop": min(stop, start + span)})
-            for row in map(BatchRow._make, rows):
-                if row.sequence + row.events <= start:
-                    continue
-                if row.intact:
-                    batch = row.stored(self._sources.get(row.source, "unknown"))
-                    found.append(batch)
-                    self.remember(batch)
-                else:
-                    await self._quarantine(row)
-            if found or start + span >= stop:
-                return found
+        # Reading some more than asked for spares the next reads their trip to the thread. A hole at the
+        # start (after a corrupt batch) must not hide the batches behind it, so the range grows until
+        # something is found.
+        span = max_events * _READ_AHEAD
+        while not (found := await self._fetch(start, min(stop, start + span))) and start + span < stop:
             span *= 64
+        return _until(found, start + max_events)
+
+    def _cached(self, start: int, stop: int) -> list[StoredBatch]:
+        found = []
+        while start < stop and (entry := self._cache.get(start)) is not None:
+            found.append(entry[0])
+            start += entry[0].count
+        return found
+
+    async def _fetch(self, start: int, stop: int) -> list[StoredBatch]:
+        found = []
+        for row in map(BatchRow._make, await self.query(_READ, {"start": start, "stop": stop})):
+            if row.sequence + row.events <= start:
+                continue
+            if row.intact:
+                batch = row.stored(self._sources.get(row.source, "unknown"))
+                found.append(batch)
+                self.remember(batch)
+            else:
+                await self._quarantine(row)
+        return found
+
+
+def _until(batches: list[StoredBatch], stop: int) -> list[StoredBatch]:
+    """The batches that begin before event *stop*, at least one."""
+    return [batch for n, batch in enumerate(batches) if not n or batch.sequence < stop]
