@@ -132,11 +132,13 @@ class Space:
         needed = [r.position for r in self._readers() if replays or r.kind is not ReaderKind.REPLAY]
         return min(needed, default=self._head())
 
-    async def _purge(self, below: int, received_before: float | None) -> None:
+    async def _purge(self, below: int, received_before: float | None, *, remember: bool = True) -> None:
         for _ in range(_STEPS_A_ROUND):
             if received_before is None and not self._short(_ROOM):
                 return
-            gone = await self._writer.submit(lambda c: self._delete(c, below, received_before), self._deleted)
+            gone = await self._writer.submit(
+                lambda c: self._delete(c, below, received_before, remember), self._deleted
+            )
             if not gone:
                 return
             await self.measure()
@@ -144,8 +146,13 @@ class Space:
                 if reader.kind is ReaderKind.REPLAY and self.usage.oldest_sequence is not None:
                     reader.expire(min(self.usage.oldest_sequence, below))
 
-    def _delete(self, connection: sqlite3.Connection, below: int, received_before: float | None) -> int:
-        """Delete some of the oldest batches that end at or before event *below*."""
+    def _delete(
+        self, connection: sqlite3.Connection, below: int, received_before: float | None, remember: bool
+    ) -> int:
+        """Delete some of the oldest batches that end at or before event *below*.
+
+        *remember* keeps their ids while a second copy would be a duplicate.
+        """
         now = self._clock.now()
         rows = connection.execute(
             "SELECT sequence, source, received_at, count FROM batches WHERE sequence < ?"
@@ -157,7 +164,7 @@ class Space:
             if sequence + count > below or (received_before is not None and received_at >= received_before):
                 break
             window = self._windows.get(source)
-            if window is not None and received_at > now - window:
+            if remember and window is not None and received_at > now - window:
                 ids = load_ids(connection, sequence)
                 connection.execute(
                     "INSERT OR REPLACE INTO tombstones VALUES (?,?,?)",
@@ -213,7 +220,8 @@ class Space:
             # The books first: were the events gone before, a crash would leave a hole nobody owns up to.
             await self._progress.store()
             before = self.usage.used
-            await self._purge(self._settled_by_all(replays=False), None)
+            # Their ids are not kept: a Konnect replay may bring back what somebody did not get.
+            await self._purge(self._settled_by_all(replays=False), None, remember=False)
             if self.usage.used >= before:
                 return
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from relay.errors import NotFound, QueueFull
-from relay.model import Reason
+from relay.model import Reason, Receipt
 from relay.queue.base import DeadLetterFilter, Queue
 from tests.contract.queue.conftest import Opener
 from tests.contract.queue.test_log import deliver_all, read_lines
@@ -98,9 +98,12 @@ async def test_the_laggard_gives_way_to_those_up_to_date(reopen: Opener, clock: 
     (letter,) = await queue.dead_letters(DeadLetterFilter(destination="slow"))
     assert (1, books.dead, None) == (letter.position.sequence, letter.count, letter.event)
     assert books.backlog == len(await deliver_all(slow))
+    lost = [line + _noise(n) for n, line in enumerate(lines(3))]
+    assert await queue.append([batch(lost, at=clock.now())]) == Receipt(3, 0), "a replay brings them back"
+    assert await deliver_all(slow) == lost
     queue = await reopen(max_bytes=6 * MIB)
     after = queue.books("slow")
-    assert (1500, books.dead, 1500 - books.dead, 0) == (
+    assert (1503, books.dead, 1503 - books.dead, 0) == (
         after.owed,
         after.dead,
         after.delivered,
