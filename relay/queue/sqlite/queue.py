@@ -33,13 +33,12 @@ from relay.queue.base import DeadLetterFilter, QueueStats, Reader, ReaderInfo, S
 from relay.queue.sqlite import deadletters
 from relay.queue.sqlite.accounts import Progress
 from relay.queue.sqlite.database import FileLock, Role, open_database
-from relay.queue.sqlite.fingerprint import Fingerprint, fingerprint
 from relay.queue.sqlite.gaps import Gaps
-from relay.queue.sqlite.log import Appended, EventLog, Request, next_sequence
+from relay.queue.sqlite.log import Appended, EventLog, next_sequence
 from relay.queue.sqlite.quarantine import Quarantine
-from relay.queue.sqlite.recent import Recent, newest_event_time
 from relay.queue.sqlite.roster import Roster
 from relay.queue.sqlite.rows import BatchRow
+from relay.queue.sqlite.sources import Sources
 from relay.queue.sqlite.space import Limits, Space
 from relay.queue.sqlite.store import BatchStore
 from relay.queue.sqlite.totals import Totals
@@ -83,10 +82,7 @@ class SqliteQueue:
         self._role = role
         self._max_bytes = config.max_bytes
         self._windows_by_name = dict(deduplicate)
-        self._sources = dict(connection.execute("SELECT name, id FROM sources").fetchall())
-        self._names = {number: name for name, number in self._sources.items()}
-        self._recent: dict[int, Recent] = {}
-        self._windows = {self._sources[n]: w for n, w in deduplicate.items() if n in self._sources}
+        self._sources = Sources(connection)
         self._head = next_sequence(connection)
         self._totals = Totals(connection)
         self._gaps = Gaps(connection)
@@ -95,7 +91,7 @@ class SqliteQueue:
         self._writer = Writer(connection, config.path, self._log, clock=clock, on_commit=observer.commit)
         self._quarantine = Quarantine(connection, self._writer, clock)
         self._progress = Progress(self._writer)
-        self._store = BatchStore(config.path, self._names, self._quarantine_batch)
+        self._store = BatchStore(config.path, self._sources.names, self._quarantine_batch)
         self._roster = Roster(
             connection, log=self, store=self._store, writer=self._writer, progress=self._progress, clock=clock
         )
@@ -110,7 +106,7 @@ class SqliteQueue:
             self._writer,
             self._progress,
             clock=clock,
-            windows=self._windows,
+            windows=self._sources.windows,
             readers=self._roster.log_readers,
             head=lambda: self._head,
             deleted=self._deleted,
@@ -164,54 +160,25 @@ class SqliteQueue:
         self._tasks = [asyncio.create_task(loop) for loop in loops]  # noqa: TID251 - awaited in close()
 
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
-        """Make the sources known, with each one's deduplication window in seconds."""
-
-        def run(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
-            connection.executemany(
-                "INSERT OR IGNORE INTO sources (name) VALUES (?)", [(n,) for n in deduplicate]
-            )
-            rows = connection.execute("SELECT name, id FROM sources").fetchall()
-            return [(name, number, newest_event_time(connection, number)) for name, number in rows]
-
-        for name, number, newest in await self._writer.submit(run):
-            self._sources[name] = number
-            self._recent.setdefault(number, Recent(newest))
-            self._names[number] = name
-            if name in deduplicate:
-                self._windows[number] = deduplicate[name]
+        await self._sources.make_known(self._writer, deduplicate)
 
     # -- intake ------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Batch]) -> Receipt:
         if not batches:
             return Receipt(0, 0)
-        self._space.admit(sum(len(batch.payload) for batch in batches))
-        name, at = batches[0].source, batches[0].received_at
-        source = self._sources.get(name)
-        if source is None:
-            raise QueueError(f"the queue does not know a source called {name}")
-        window = self._windows.get(source)
-        prints = () if window is None else await self._fingerprints(batches)
-        recent = self._recent[source]
-        suspicious = not recent.is_new(prints)
-        recent.add(prints)
-        request = Request(source, name, batches, prints, suspicious, at - (window or 0.0))
+        self._space.admit(sum([len(batch.payload) for batch in batches]))
+        request = await self._sources.request(batches)
 
         def committed(appended: Appended) -> None:
-            self._appended(name, at, appended)
+            self._appended(request.source_name, batches[0].received_at, appended)
 
         try:
             appended = await self._writer.submit(lambda c: self._log.append(c, request), committed)
         except QueueError:
-            recent.forget()
+            self._sources.failed(request)
             raise
         return appended.receipt
-
-    @staticmethod
-    async def _fingerprints(batches: Sequence[Batch]) -> Sequence[Fingerprint]:
-        if len(batches) == 1:  # a thread costs more than that
-            return (fingerprint(batches[0]),)
-        return await asyncio.to_thread(lambda: tuple(map(fingerprint, batches)))
 
     def _appended(self, source: str, at: float, appended: Appended) -> None:
         for batch in appended.stored:
@@ -236,7 +203,7 @@ class SqliteQueue:
         await self._quarantine.keep_body(source, body, cause)
 
     async def _quarantine_batch(self, row: BatchRow) -> None:
-        if await self._quarantine.move_batch(row, self._names.get(row.source, "unknown")):
+        if await self._quarantine.move_batch(row, self._sources.names.get(row.source, "unknown")):
             self._deleted(1)
             self._corrupt += 1
             self._observer.corrupt(1)
@@ -389,7 +356,7 @@ class SqliteQueue:
             return
 
         def run(connection: sqlite3.Connection) -> None:
-            counts.write(connection, self._sources, head)
+            counts.write(connection, self._sources.numbers, head)
             self._gaps.write(connection, gaps)
 
         try:

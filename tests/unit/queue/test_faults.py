@@ -96,6 +96,8 @@ async def test_a_flipped_bit_costs_only_its_batch(open_queue: Opener, path: Path
     assert (letter.reason, letter.count, letter.event) == (Reason.CORRUPT, 3, None)
     await queue.append([batch(lines(1, first=50))])
     assert lines(1, first=50) == await deliver_all(reader)
+    # What was lost is not taken for a duplicate when Konnect sends it again.
+    assert await queue.append([batch(lines(9), at=NOW + 60)]) == Receipt(3, 6)
 
 
 async def test_every_destination_books_a_corrupt_batch(open_queue: Opener, path: Path) -> None:

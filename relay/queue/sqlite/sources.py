@@ -1,0 +1,70 @@
+"""The sources the queue knows, and what is recent of each: turns batches into a request to append.
+
+Lives in the event loop. Judges whether a request may repeat something; the writer's transaction
+finds out what (`dedup`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Mapping, Sequence
+
+from relay.errors import QueueError
+from relay.model import Batch
+from relay.queue.sqlite.fingerprint import Fingerprint, fingerprint
+from relay.queue.sqlite.log import Request
+from relay.queue.sqlite.recent import Recent, newest_event_time
+from relay.queue.sqlite.writer import Writer
+
+
+class Sources:
+    """Numbers, deduplication windows and recent past of all sources."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.numbers: dict[str, int] = dict(connection.execute("SELECT name, id FROM sources").fetchall())
+        self.names = {number: name for name, number in self.numbers.items()}
+        self.windows: dict[int, float | None] = {}  # seconds; None where deduplication is off
+        self._recent: dict[int, Recent] = {}
+
+    async def make_known(self, writer: Writer, deduplicate: Mapping[str, float | None]) -> None:
+        """Number the sources that are new, and note each one's window in seconds."""
+
+        def run(connection: sqlite3.Connection) -> list[tuple[str, int, int]]:
+            new = [(name,) for name in deduplicate]
+            connection.executemany("INSERT OR IGNORE INTO sources (name) VALUES (?)", new)
+            rows = connection.execute("SELECT name, id FROM sources").fetchall()
+            return [(name, number, newest_event_time(connection, number)) for name, number in rows]
+
+        for name, number, newest in await writer.submit(run):
+            self.numbers[name] = number
+            self.names[number] = name
+            self._recent.setdefault(number, Recent(newest))
+            if name in deduplicate:
+                self.windows[number] = deduplicate[name]
+
+    async def request(self, batches: Sequence[Batch]) -> Request:
+        """Make the batches of one request ready to be appended. Raises `QueueError` for an unknown source.
+
+        From here on the request counts as recent; `failed` has to be told when it was not stored.
+        """
+        name, at = batches[0].source, batches[0].received_at
+        number = self.numbers.get(name)
+        if number is None:
+            raise QueueError(f"the queue does not know a source called {name}")
+        window = self.windows.get(number)
+        prints = () if window is None else await _fingerprints(batches)
+        recent = self._recent[number]
+        # No await between the two: the next request must find this one.
+        suspicious = not recent.is_new(prints)
+        recent.add(prints)
+        return Request(number, name, batches, prints, suspicious, at - (window or 0.0))
+
+    def failed(self, request: Request) -> None:
+        self._recent[request.source].forget()
+
+
+async def _fingerprints(batches: Sequence[Batch]) -> Sequence[Fingerprint]:
+    if len(batches) == 1:  # a thread costs more than that
+        return (fingerprint(batches[0]),)
+    return await asyncio.to_thread(lambda: tuple(map(fingerprint, batches)))
