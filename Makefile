@@ -2,6 +2,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG := config/quickstart.yaml
 SAMPLE := $(CURDIR)/config/sample.cef.gz
 LOCK := pip-compile --quiet --no-header --generate-hashes --allow-unsafe --strip-extras \
@@ -43,7 +44,10 @@ schema: .venv/.run  ## after a change to a configuration class
 lock: .venv/.dev  ## newest versions that pyproject.toml allows
 	$(BIN)/pip install --quiet pip-tools
 	$(BIN)/$(LOCK) --upgrade --output-file requirements.lock pyproject.toml
-	$(BIN)/$(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(BIN)/$(LOCK) --upgrade --only-build-deps --build-deps-for wheel --build-deps-for editable \
+		--constraint requirements.lock --output-file requirements-build.lock pyproject.toml
+	$(BIN)/$(LOCK) --upgrade --extra dev --constraint requirements.lock --constraint requirements-build.lock \
+		--output-file requirements-dev.lock pyproject.toml
 
 clean:  ## leaves ./data alone: it holds events
 	rm -rf .venv build dist .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -53,11 +57,13 @@ clean:  ## leaves ./data alone: it holds events
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed")'
 	$(PYTHON) -m venv .venv
 
-.venv/.run: requirements.lock pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+# Without isolation the package is built with what requirements-build.lock names; pip would otherwise fetch the
+# newest build back end, and no hash would tell which one.
+.venv/.run: requirements.lock requirements-build.lock pyproject.toml | .venv/bin/python
+	$(PIP) -r requirements.lock -r requirements-build.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 .venv/.dev: requirements-dev.lock .venv/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	$(PIP) -r requirements-dev.lock
 	touch $@

@@ -23,8 +23,8 @@ def wait_before(
         wait   = uniform(plain, min(max_wait, 1.25 * plain))
         result = max(wait, min(hint, max_hint))
 
-    Konnect's documented policy (konnect.md section 1) with jitter that only lengthens a wait: never
-    below *min_wait*, never above *max_wait*. *hint* is what the destination asked for with
+    Konnect's documented policy (docs/konnect.md section 1) with jitter that only lengthens a wait:
+    never below *min_wait*, never above *max_wait*. *hint* is what the destination asked for with
     `Retry-After`, in seconds; it lengthens the wait, up to *max_hint*, and never shortens it.
     """
     # 2.0 ** 1024 overflows; doubling a second sixty times outlasts any max_wait anyway.

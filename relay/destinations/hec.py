@@ -25,7 +25,7 @@ from relay.destinations.http_config import OptionalHeaderSecret, UrlConfig
 
 
 class HecBatchLimits(BatchLimits):
-    """1 MB is what Splunk has always taken, and what other senders keep to (destinations.md section 3)."""
+    """1 MB is what Splunk has always taken and what other senders keep to."""
 
     max_bytes: Annotated[Size, Field(ge=1024)] = Field(
         1_000_000, description="Most bytes in one request, before compression."

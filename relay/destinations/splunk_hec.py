@@ -2,7 +2,7 @@
 
 Owns Splunk's address, its status codes and the rule of its partial errors, which is: a request is not
 atomic. The events before the first bad one are indexed, those from it on are not (measured; see
-destinations.md section 3).
+docs/destinations/splunk_hec.md).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from relay.destinations.http_config import HeaderText, UrlConfig
 
 
 class SumoBatchLimits(BatchLimits):
-    """Sumo takes up to 1 MB uncompressed in a request (destinations.md section 6)."""
+    """Sumo takes up to 1 MB uncompressed in a request."""
 
     max_bytes: Annotated[Size, Field(ge=1024)] = Field(
         1_000_000, description="Most bytes in one request, before compression."

@@ -1,7 +1,7 @@
 """Who may send: compares a request's Authorization header with what its source is configured to accept.
 
-Owns nothing but the comparison. Never keeps a credential in the clear, and never says by its timing how
-much of a wrong one was right, nor whether a source exists.
+Owns nothing but the comparison. Never keeps a credential in the clear, and never tells by the time it takes
+how much of a wrong one was right. That a source exists is no secret: without it the answer is 404, not 401.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Gate:
     """The accepted Authorization values of all sources, as digests.
 
     Konnect sends the value configured at its destination verbatim, under any scheme or none
-    (konnect.md section 1). A source may accept several while the value is being changed.
+    (docs/konnect.md section 1). A source may accept several while the value is being changed.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:

@@ -1,8 +1,8 @@
 """From the bytes of a request's body to batches. Pure: no I/O, no clock, safe in any thread.
 
 Owns what counts as a line and what is kept of the sender's gzip. Never trusts a header about the
-encoding: the docs, old captures and proxies disagree on it (konnect.md section 1), the first two bytes
-do not.
+encoding: the docs, old captures and proxies disagree on it (docs/konnect.md section 1), the first two
+bytes do not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a Konnect event looks like as bytes: its format, its identity, its time.
 
 Works on lines only and never decodes them further than it must; conversion lives elsewhere.
-The rules come from architecture.md section 11 and konnect.md sections 2 and 6.
+The rules come from docs/architecture.md section 11 and docs/konnect.md sections 2 and 6.
 """
 
 from __future__ import annotations

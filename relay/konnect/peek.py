@@ -1,7 +1,7 @@
 """A glance at one line: what a filter needs to know of an event, and no more.
 
 Never decodes for delivery and never fails: what cannot be told is None. Field names and places come
-from konnect.md section 2, the types from its section 3.
+from docs/konnect.md section 2, the types from its section 3.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KONG_INITIATED = b" kong_initiated=true "
 
 
 class EventType(StrEnum):
-    """What kind of event it is. Told by its name, never by its class id (konnect.md section 3)."""
+    """What kind of event it is. Told by its name, never by its class id (docs/konnect.md section 3)."""
 
     AUTHENTICATION = "authentication"  # AUTHENTICATION_OUTCOME_*
     AUTHORIZATION = "authorization"  # Authz.*
@@ -104,7 +104,7 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> int | None:
-    """Konnect's numbers come as text in its documentation (konnect.md section 2.2)."""
+    """Konnect's numbers come as text in its documentation (docs/konnect.md section 2.2)."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -14,7 +14,7 @@ from relay.model import Backlog, Books, Format, Gap, ReaderKind, Reason
 from relay.observe import catalog
 from relay.observe.catalog import Family
 
-KONNECT_RETENTION: Final = 7 * 86400.0  # seconds; konnect.md section 5, "Retention"
+KONNECT_RETENTION: Final = 7 * 86400.0  # seconds; docs/konnect.md section 5, "Retention"
 _NOTHING_OWED: Final = Books(0, 0, 0, 0, 0, 0, 0)
 _OWED: Final = (ReaderKind.LIVE, ReaderKind.BACKFILL)  # the readers that make up the backlog
 

@@ -72,7 +72,16 @@ def test_only_locked_packages_are_installed_and_no_index_is_named(dockerfile: li
     assert all("--require-hashes" in text and "-r requirements.lock" in text for text in pip)
     assert pip
     assert not re.search(r"https?://|index-url", (ROOT / "Dockerfile").read_text())
-    assert not re.search(r"https?://|index-url", (ROOT / "requirements.lock").read_text())
+
+
+@pytest.mark.parametrize("lock", sorted(ROOT.glob("requirements*.lock")), ids=lambda lock: lock.name)
+def test_a_lock_has_a_hash_for_everything_and_names_no_index(lock: Path) -> None:
+    """The build requirements included: the package is built from what they name, not from what is newest."""
+    pinned = re.findall(r"^\S.*", lock.read_text(), re.MULTILINE)
+
+    assert all("==" in line and line.endswith("\\") for line in pinned)
+    assert pinned
+    assert not re.search(r"https?://|index-url|find-links", lock.read_text())
 
 
 def test_everything_copied_is_in_the_build_context(dockerfile: list[Instruction]) -> None:
