@@ -12,37 +12,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 from relay import __version__
 from relay.admin.control import DestinationLive, SourceLive
 from relay.admin.server import AdminServer
-from relay.clock import Clock, SystemClock
+from relay.clock import Clock
 from relay.config.destination import DestinationConfig
-from relay.config.load import Loaded, load
+from relay.config.load import Loaded
 from relay.config.schema import Admin, Config, Source
 from relay.delivery.worker import DestinationWorker
 from relay.destinations.base import Destination, ProbeReport
-from relay.destinations.registry import CONFIG_TYPES, build
-from relay.errors import ConfigError, Conflict, NotFound, RelayError
+from relay.destinations.registry import build
+from relay.errors import ConfigError, Conflict, NotFound
 from relay.ingest.server import IngestServer
 from relay.model import Hold, HoldReason
-from relay.observe import logs
 from relay.observe.logs import Log
 from relay.observe.metrics import Metrics
 from relay.queue.base import Queue
-from relay.queue.sqlite import SqliteQueue
 from relay.queue.sqlite.database import Role
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
 _FIXED_SECTIONS = ("server", "admin", "queue", "logging")
-_SWITCH_SECONDS = 0.0005
 # How much of the shutdown grace the intake may take to answer what it has begun to read.
 _INGEST_SHARE = 0.4
 
@@ -87,8 +80,8 @@ class Relay:
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
             try:
-                for config in self._config.destinations:
-                    await self._add(config)
+                for delivery in await self._prepare(self._config.destinations):
+                    self._start(delivery)
                 await self._admin.start()
                 if self._ingest is not None:  # last: whoever is answered 200 finds everything running
                     await self._ingest.start()
@@ -121,11 +114,22 @@ class Relay:
             where["ingest"] = f"{server.host}:{self._ingest.port}"
         return where
 
-    async def _add(self, config: DestinationConfig) -> None:
-        # Both roles do this: a relay that only accepts must already owe its events to somebody.
-        await self.queue.attach(config.name, config.start_from)
-        if self.role == "ingest" or self._workers is None:
-            return
+    async def _prepare(self, configs: Sequence[DestinationConfig]) -> list[_Delivery]:
+        """Make destinations ready, all or none. Raises `ConfigError` or `QueueError`."""
+        prepared: list[_Delivery] = []
+        try:
+            for config in configs:
+                # Both roles do this: a relay that only accepts must already owe its events to somebody.
+                await self.queue.attach(config.name, config.start_from)
+                if self.role != "ingest":
+                    prepared.append(await self._open(config))
+        except BaseException:
+            for delivery in prepared:
+                await delivery.destination.close()
+            raise
+        return prepared
+
+    async def _open(self, config: DestinationConfig) -> _Delivery:
         destination = build(config, clock=self._clock)
         try:
             await destination.open()
@@ -140,8 +144,13 @@ class Relay:
             metrics=self._metrics,
             log=self._log,
         )
-        self._deliveries[config.name] = _Delivery(config, destination, worker)
-        self._workers.create_task(worker.run(), name=f"deliver to {config.name}")
+        return _Delivery(config, destination, worker)
+
+    def _start(self, delivery: _Delivery) -> None:
+        if self._workers is None:
+            raise RuntimeError("a destination is started by serve() or reload()")
+        self._deliveries[delivery.config.name] = delivery
+        self._workers.create_task(delivery.worker.run(), name=f"deliver to {delivery.config.name}")
 
     async def _remove(self, name: str) -> None:
         await self._let_go(self._deliveries[name], self._config.server.shutdown_grace)
@@ -151,23 +160,27 @@ class Relay:
         """Follow a changed configuration without dropping a connection.
 
         Sources and destinations change at once; sections that need a restart are named in the log.
+        Whatever can fail is done first, so that after an error everything is as it was. Raises
+        `ConfigError` or `QueueError`.
         """
         new = loaded.config
+        wanted = {config.name: config for config in new.destinations}
+        stale = [name for name, each in self._deliveries.items() if wanted.get(name) != each.config]
+        fresh = [each for name, each in wanted.items() if name in stale or name not in self._deliveries]
+        await self.queue.set_sources(windows(new.sources))
+        prepared = await self._prepare(fresh)
+
         fixed = [name for name in _FIXED_SECTIONS if getattr(new, name) != getattr(self._config, name)]
         if fixed:
             self._log.warning("relay.restart_needed", sections=fixed)
-        await self.queue.set_sources(_windows(new.sources))
-        self._metrics.set_targets(*_targets(new, self.role))
-        if self._ingest is not None:
-            self._ingest.reload(new.sources)
-        wanted = {config.name: config for config in new.destinations}
-        stale = [name for name, each in self._deliveries.items() if wanted.get(name) != each.config]
-        await asyncio.gather(*[self._remove(name) for name in stale])
-        for name, config in wanted.items():
-            if name not in self._deliveries:
-                await self._add(config)
         kept = {name: getattr(self._config, name) for name in _FIXED_SECTIONS}
         self._config = new.model_copy(update=kept)
+        self._metrics.set_targets(*targets(new, self.role))
+        if self._ingest is not None:
+            self._ingest.reload(new.sources)
+        await asyncio.gather(*[self._remove(name) for name in stale])
+        for delivery in prepared:
+            self._start(delivery)
         self._log.info("relay.reloaded", changed=stale, destinations=list(wanted))
 
     # -- control -----------------------------------------------------------------------------
@@ -224,84 +237,6 @@ class Relay:
             raise Conflict("this process only accepts; ask the one that delivers")
 
 
-async def run(path: Path, role: Role) -> None:
-    """Run a relay until SIGTERM or SIGINT; SIGHUP reads the configuration again.
-
-    Raises `ConfigError` for an invalid configuration and `RelayError` when it cannot start.
-    """
-    loaded = load(path, destination_types=CONFIG_TYPES)
-    config = loaded.config
-    log = logs.configure(config.logging.level, config.logging.format)
-    for warning in loaded.warnings:
-        log.warning("config.warning", detail=warning)
-    clock = SystemClock()
-    metrics = Metrics(*_targets(config, role))
-    queue = await SqliteQueue.open(
-        config.queue, clock=clock, metrics=metrics, deduplicate=_windows(config.sources), role=role
-    )
-    try:
-        relay = Relay(config, role, queue, metrics, clock=clock, log=log)
-        # What is loaded by now stays: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
-        # The writer's thread takes the interpreter lock a few times in every commit; a busy event loop would
-        # keep it for the default 5 ms each time. Measured in docs/performance.md.
-        sys.setswitchinterval(_SWITCH_SECONDS)
-        with _signals() as (stop, hangup):
-            async with asyncio.TaskGroup() as group:
-                reloading = group.create_task(_reload_on(hangup, path, relay, log))
-                await relay.serve(stop)
-                reloading.cancel()
-    except BaseExceptionGroup as group:
-        error = _innermost(group)
-        if isinstance(error, OSError):  # e.g. the port is taken
-            raise RelayError(f"cannot start: {error}") from error
-        if isinstance(error, RelayError):
-            raise error from None
-        raise
-    finally:
-        await queue.close()
-        log.info("relay.stopped")
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-async def _reload_on(hangup: asyncio.Event, path: Path, relay: Relay, log: Log) -> None:
-    while True:
-        await hangup.wait()
-        hangup.clear()
-        try:
-            loaded = load(path, destination_types=CONFIG_TYPES)
-        except ConfigError as error:
-            log.error("config.refused", problems=error.problems)  # noqa: TRY400 - the sentence, not our stack
-            continue
-        for warning in loaded.warnings:
-            log.warning("config.warning", detail=warning)
-        try:
-            await relay.reload(loaded)
-        except RelayError as error:
-            log.error("config.failed", detail=str(error))  # noqa: TRY400 - the sentence, not our stack
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-    """Events for "stop" (SIGTERM, SIGINT) and "read the configuration again" (SIGHUP)."""
-    loop = asyncio.get_running_loop()
-    stop, hangup = asyncio.Event(), asyncio.Event()
-    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hangup}
-    for number, event in handlers.items():
-        loop.add_signal_handler(number, event.set)
-    try:
-        yield stop, hangup
-    finally:
-        for number in handlers:
-            loop.remove_signal_handler(number)
-
-
 def _admin_of(config: Config, role: Role) -> Admin:
     """Two processes of one relay cannot share a port: the intake's admin listener is one higher."""
     admin = config.admin
@@ -310,10 +245,12 @@ def _admin_of(config: Config, role: Role) -> Admin:
     return admin
 
 
-def _windows(sources: Sequence[Source]) -> dict[str, float | None]:
+def windows(sources: Sequence[Source]) -> dict[str, float | None]:
+    """Each source's deduplication window in seconds, None where it is off."""
     return {source.name: source.deduplicate for source in sources}
 
 
-def _targets(config: Config, role: Role) -> tuple[list[str], list[str]]:
+def targets(config: Config, role: Role) -> tuple[list[str], list[str]]:
+    """The sources and destinations that this process has metrics of."""
     destinations = [] if role == "ingest" else [each.name for each in config.destinations]
     return [source.name for source in config.sources], destinations

@@ -27,6 +27,6 @@ def run(
     """Run the relay until SIGTERM. SIGHUP reads the configuration again."""
     import uvloop
 
-    from relay.app import run as run_relay
+    from relay.service import run as run_relay
 
     uvloop.run(run_relay(config, role.value))

@@ -109,6 +109,8 @@ class HttpClient:
                 return Reply(response.status, response.headers.get("Retry-After"), self._blot(answer))
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             return _no_answer(error, self._timeout)
+        except ValueError:  # e.g. a host name that cannot be encoded; its text might hold the address
+            return Misconfigured(Response("the address cannot be used: it is not a valid URL"))
 
     def _blot(self, text: bytes) -> bytes:
         for secret in self._secrets:

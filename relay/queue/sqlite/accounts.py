@@ -35,6 +35,7 @@ class Account:
     replayed: int = 0
     hold: Hold | None = None
     dead_by_reason: dict[Reason, int] = field(default_factory=dict)
+    forgotten: bool = False
 
     def bury(self, reason: Reason, events: int) -> None:
         self.dead += events
@@ -78,41 +79,51 @@ class Progress:
         self._writer = writer
         self._accounts: set[Account] = set()
         self._readers: set[Tracked] = set()
-        self._dead: list[DeadRow] = []
-        self._forgotten: set[int] = set()
+        self._dead: list[tuple[Account, DeadRow]] = []
+        self._storing: set[asyncio.Task[None]] = set()
         # Held while figures are on their way to the disk. Whoever changes a figure on disk and in memory
         # in one step takes it too, or a picture taken in between would undo his change.
         self.exclusive = asyncio.Lock()
 
     def changed(self, account: Account, reader: Tracked | None = None) -> None:
-        if account.id in self._forgotten:
-            return
-        self._accounts.add(account)
-        if reader is not None:
-            self._readers.add(reader)
+        # A worker may still settle for a destination that was forgotten: nothing of it is written.
+        if not account.forgotten:
+            self._accounts.add(account)
+            if reader is not None:
+                self._readers.add(reader)
 
-    def bury(self, row: DeadRow) -> None:
-        if row.destination not in self._forgotten:
-            self._dead.append(row)
+    def bury(self, account: Account, row: DeadRow) -> None:
+        if not account.forgotten:
+            self._dead.append((account, row))
 
     def forget(self, account: Account) -> None:
-        """A worker may still settle for a destination that was forgotten: nothing of it is written."""
-        self._forgotten.add(account.id)
+        account.forgotten = True
         self._accounts.discard(account)
-        self._dead = [row for row in self._dead if row.destination != account.id]
-
-    @property
-    def dirty(self) -> bool:
-        return bool(self._accounts or self._readers or self._dead)
+        self._dead = [each for each in self._dead if each[0] is not account]
 
     async def store(self) -> None:
         """Write everything that changed. Raises `QueueError`; what failed is kept for the next time.
 
-        One at a time: were a later write to succeed while an earlier one fails, a watermark
-        could reach the disk before the dead letters below it.
+        Cancelling the caller does not interrupt it: were what it took given up half-way, a later
+        watermark could reach the disk without the dead letters below it.
         """
+        task = asyncio.create_task(self._store())  # noqa: TID251 - kept in _storing, awaited in close()
+        self._storing.add(task)
+        task.add_done_callback(self._stored)
+        await asyncio.shield(task)
+
+    def _stored(self, task: asyncio.Task[None]) -> None:
+        self._storing.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, even where the caller is gone
+
+    async def close(self) -> None:
+        """Wait for what is on its way to the disk."""
+        await asyncio.gather(*self._storing, return_exceptions=True)
+
+    async def _store(self) -> None:
         async with self.exclusive:
-            if not self.dirty:
+            if not (self._accounts or self._readers or self._dead):
                 return
             accounts, self._accounts = self._accounts, set()
             readers, self._readers = self._readers, set()
@@ -120,17 +131,13 @@ class Progress:
             figures = [_figures(account) for account in accounts]
             reasons = [(a.id, r.value, n) for a in accounts for r, n in a.dead_by_reason.items()]
             states = [(*reader.stored_state(), reader.id) for reader in readers]
-
-            def run(connection: sqlite3.Connection) -> None:
-                _write(connection, figures, reasons, states, dead)
-
+            rows = [row for _, row in dead]
             try:
-                await self._writer.submit(run)
-            except BaseException as error:
-                if isinstance(error, QueueError):  # rolled back; a cancelled wait is still written
-                    self._accounts |= accounts
-                    self._readers |= readers
-                    self._dead[:0] = dead
+                await self._writer.submit(lambda c: _write(c, figures, reasons, states, rows))
+            except QueueError:
+                self._accounts |= {account for account in accounts if not account.forgotten}
+                self._readers |= readers
+                self._dead[:0] = [each for each in dead if not each[0].forgotten]
                 raise
 
 

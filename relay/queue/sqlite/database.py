@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ Role = Literal["all", "ingest", "deliver"]
 # (`--role ingest` and `--role deliver`) ever waits, and then for single commits.
 _BUSY_MS = 5_000
 PAGE_SIZE = 4096
+_DISK_TROUBLE = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_CANTOPEN")
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -27,6 +29,8 @@ def connect(path: Path) -> sqlite3.Connection:
     durability promise. Checkpoints are made by hand, so that no commit pays for one.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    # A flipped bit in a text must be found by the checksum, not end in an exception on the way to it.
+    connection.text_factory = lambda data: data.decode("utf-8", "replace")
     connection.execute(f"PRAGMA page_size={PAGE_SIZE}")
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # only takes effect on a new file
     connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
@@ -71,13 +75,24 @@ def open_database(path: Path) -> sqlite3.Connection:
         if not path.exists():
             # The audit trail is nobody else's business; SQLite gives -wal and -shm the same mode.
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o640))
-        connection = connect(path)
-        migrate(connection)
+        with _one_at_a_time(path):  # both roles may start on a new file at once
+            connection = connect(path)
+            migrate(connection)
     except sqlite3.Error as error:
         raise translate(error, f"cannot open {path}") from error
     except OSError as error:
         raise QueueError(f"cannot open {path}: {error.strerror}") from error
     return connection
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    handle = os.open(path.with_name(f"{path.name}.open.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def translate(error: sqlite3.Error, what: str) -> QueueError:
@@ -89,6 +104,14 @@ def translate(error: sqlite3.Error, what: str) -> QueueError:
     if code in {"SQLITE_NOTADB", "SQLITE_CORRUPT"} or code.startswith("SQLITE_CORRUPT"):
         return QueueCorrupt(message)
     return QueueError(message)
+
+
+def is_disk_trouble(error: sqlite3.Error) -> bool:
+    """Whether the file, not the statement, is at fault."""
+    code = getattr(error, "sqlite_errorname", "") or ""
+    return code.startswith(
+        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_CANTOPEN")
+    )
 
 
 class FileLock:

@@ -97,9 +97,8 @@ class RedriveReader:
         self.account = account
         self.retry = retry
         self.total = left
-        self._left = left
-        self._at = 0  # dead letters with a higher id are still to be read
-        self._seen = 0
+        self._left = left  # letters marked for this reader
+        self._in_flight: set[int] = set()  # those of them that were read and not settled
         self._store = store
         self._writer = writer
         self._progress = progress
@@ -108,29 +107,30 @@ class RedriveReader:
 
     @property
     def watermark(self) -> Position:
-        return Position(self._at + 1)
+        return Position(0)
 
     @property
     def finished(self) -> bool:
         return self._left <= 0
 
-    def add(self, letters: int) -> None:
-        """More dead letters were marked for this reader."""
+    def marked(self, letters: int) -> None:
+        """More dead letters were marked for this reader, old or new ones."""
         self._left += letters
         self.total += letters
-        self.rewind()
 
     def unread(self) -> bool:
-        return self._seen < self._left
+        return self._left > len(self._in_flight)
 
     async def read(self, max_events: int) -> Sequence[tuple[StoredBatch, int]]:
         rows = await self._store.query(
             "SELECT id, event_id, source, received_at, line FROM dead_letters"
-            " WHERE reader=? AND id>? ORDER BY id LIMIT ?",
-            (self.id, self._at, max_events),
+            " WHERE reader=? AND destination=? ORDER BY id LIMIT ?",
+            (self.id, self.account.id, max_events + len(self._in_flight)),
         )
         found = []
         for letter, event_id, source, received_at, line in rows:
+            if letter in self._in_flight:
+                continue
             body = line + b"\n"
             batch = StoredBatch(
                 sequence=letter,
@@ -142,10 +142,9 @@ class RedriveReader:
                 ids=[event_id],
             )
             found.append((batch, 0))
-            self._at = letter
-        self._seen += len(found)
+            self._in_flight.add(letter)
         if not found:
-            self._left = self._seen  # discarded meanwhile
+            self._left = len(self._in_flight)  # nothing else is there, whatever was counted
         return found
 
     async def settle(self, settlement: Settlement) -> None:
@@ -153,6 +152,8 @@ class RedriveReader:
         first, last = settlement.start.sequence, settlement.end.sequence
         if settlement.end.offset == 0:
             last -= 1
+        # Never the whole range: letters in between may have been marked after this chunk was read.
+        letters = {letter for letter in self._in_flight if first <= letter <= last}
         now = self._clock.now()
         refused = [dead_row(self.account.id, letter, now) for letter in settlement.dead]
 
@@ -160,11 +161,20 @@ class RedriveReader:
             for row in refused:
                 connection.execute(
                     "UPDATE dead_letters SET reader=NULL, reason=?, created_at=?, status=?, detail=?,"
-                    " excerpt=?, attempts=attempts+? WHERE id=?",
-                    (row.reason.value, now, row.status, row.detail, row.excerpt, row.attempts, row.position),
+                    " excerpt=?, attempts=attempts+? WHERE id=? AND reader=?",
+                    (
+                        row.reason.value,
+                        now,
+                        row.status,
+                        row.detail,
+                        row.excerpt,
+                        row.attempts,
+                        row.position,
+                        self.id,
+                    ),
                 )
-            settled = connection.execute(
-                "DELETE FROM dead_letters WHERE reader=? AND id BETWEEN ? AND ?", (self.id, first, last)
+            settled = connection.executemany(
+                "DELETE FROM dead_letters WHERE reader=? AND id=?", [(self.id, letter) for letter in letters]
             ).rowcount
             # In the same transaction, so that a crash in between cannot count a letter twice.
             connection.execute(
@@ -185,8 +195,9 @@ class RedriveReader:
             self.account.delivered += settled - settlement.filtered
             self.account.delivered_bytes += settlement.delivered_bytes
             self.account.filtered += settlement.filtered
-            self._left -= settled + len(refused)
-            self._seen -= settled + len(refused)
+            self._progress.changed(self.account)  # a picture taken meanwhile may be on its way
+            self._in_flight -= letters
+            self._left -= len(letters)
 
         while True:
             try:
@@ -209,8 +220,7 @@ class RedriveReader:
         await self._writer.submit(run)
 
     def rewind(self) -> None:
-        self._at = 0
-        self._seen = 0
+        self._in_flight.clear()
 
     def backlog(self) -> Backlog:
         return Backlog(max(0, self._left), None)

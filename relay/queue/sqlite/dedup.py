@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections import OrderedDict
 
+from relay import gzipped
 from relay.konnect.lines import event_ids
 from relay.queue.sqlite.fingerprint import BUCKET_MASK, Fingerprint
 from relay.queue.sqlite.rows import COLUMNS, BatchRow
@@ -84,4 +85,4 @@ def load_ids(connection: sqlite3.Connection, sequence: int) -> list[str] | None:
         batch = BatchRow(*row)
         return batch.ids() if batch.intact else None
     row = connection.execute("SELECT ids FROM tombstones WHERE sequence=?", (sequence,)).fetchone()
-    return None if row is None else str(row[0]).split(" ")
+    return None if row is None else gzipped.decompress(row[0]).decode().split(" ")

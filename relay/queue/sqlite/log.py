@@ -30,6 +30,7 @@ class Request:
     source_name: str
     batches: Sequence[Batch]
     prints: Sequence[Fingerprint]
+    indexed: bool  # its events are to be found again
     suspicious: bool  # some of its events may have been accepted before
     since: float  # events accepted before this time (seconds since the epoch) are no duplicates
 
@@ -79,7 +80,7 @@ class EventLog:
         row = make_row(self._next, request.source, batch, numbers)
         self._rows.append(row)
         self._staged += 1
-        if each is not None:
+        if each is not None and request.indexed:
             self._times += [(row.source, bucket, row.sequence, lo, hi) for bucket, lo, hi in each.spans]
         self._next += row.events
         stored = StoredBatch(
@@ -148,9 +149,16 @@ def _appended(kept: Sequence[tuple[Batch, StoredBatch]], total: int) -> Appended
 
 
 def next_sequence(connection: sqlite3.Connection) -> int:
-    """The number the next event gets, at least 1. Purged batches leave their mark in `meta`."""
-    row = connection.execute(
-        "SELECT max(coalesce((SELECT sequence + count FROM batches ORDER BY sequence DESC LIMIT 1), 1),"
-        " coalesce((SELECT value FROM meta WHERE key='next_sequence'), 1))"
-    ).fetchone()
-    return int(row[0])
+    """The number the next event gets, at least 1. Events that are gone have left their mark elsewhere."""
+    last = connection.execute(f"SELECT {COLUMNS} FROM batches ORDER BY sequence DESC LIMIT 1").fetchone()
+    behind = connection.execute(
+        "SELECT max(coalesce((SELECT max(value) FROM meta WHERE key IN ('next_sequence', 'counted_to')), 1),"
+        " coalesce((SELECT max(watermark) FROM readers WHERE kind='live'), 1),"
+        " coalesce((SELECT max(start) FROM destinations), 1))"
+    ).fetchone()[0]
+    return max(int(behind), 1 if last is None else end_of(BatchRow(*last)))
+
+
+def end_of(row: BatchRow) -> int:
+    """The number behind a batch's last event; of a broken row nothing but its place is believed."""
+    return row.sequence + (row.events if row.intact else 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from relay.clock import Clock
+from relay.queue.sqlite.log import next_sequence
 from relay.queue.sqlite.rows import BatchRow
 from relay.queue.sqlite.writer import Writer
 
@@ -36,19 +37,19 @@ class Quarantine:
         now = self._clock.now()
 
         def run(connection: sqlite3.Connection) -> int:
+            # Were it the last batch, its numbers must not be given out a second time.
+            connection.execute(
+                "INSERT INTO meta VALUES ('next_sequence', ?1)"
+                " ON CONFLICT DO UPDATE SET value=max(value, ?1)",
+                (next_sequence(connection),),
+            )
             if not connection.execute("DELETE FROM batches WHERE sequence=?", (row.sequence,)).rowcount:
                 return -1
             connection.execute("UPDATE meta SET value=value-1 WHERE key='batches'")
             connection.execute(
                 "INSERT INTO quarantine (created_at, source, cause, sequence, count, body)"
                 " VALUES (?,?,'checksum',?,?,?)",
-                (now, source, row.sequence, row.events, row.payload),
-            )
-            # Were it the last batch, its numbers must not be given out a second time.
-            connection.execute(
-                "INSERT INTO meta VALUES ('next_sequence', ?1)"
-                " ON CONFLICT DO UPDATE SET value=max(value, ?1)",
-                (row.sequence + row.events,),
+                (now, source, row.sequence, row.events, row.payload or b""),
             )
             return _bound(connection)
 

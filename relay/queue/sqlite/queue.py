@@ -256,17 +256,23 @@ class SqliteQueue:
     async def dead_letters(
         self, which: DeadLetterFilter, *, after: int = 0, limit: int = 100
     ) -> Sequence[StoredDeadLetter]:
-        with suppress(QueueError):  # what was buried a moment ago belongs in the list
-            await self._progress.store()
+        await self._store_dead_letters()
         return await deadletters.find(self._store, which, after=after, limit=limit)
 
     async def redrive(self, which: DeadLetterFilter) -> int:
+        await self._store_dead_letters()
         marked = await self._roster.redrive(which)
         self._wake()
         return marked
 
     async def discard(self, which: DeadLetterFilter) -> int:
+        await self._store_dead_letters()
         return await self._roster.discard(which)
+
+    async def _store_dead_letters(self) -> None:
+        """What was buried a moment ago belongs to the answer."""
+        with suppress(QueueError):
+            await self._progress.store()
 
     # -- the books ---------------------------------------------------------------------------
 
@@ -375,13 +381,10 @@ class SqliteQueue:
                 version = (await self._store.query("PRAGMA data_version"))[0][0]
                 if version == seen:
                     continue
-                seen = version
-                rows = await self._store.query(
-                    "SELECT max(sequence + count) FROM batches WHERE sequence >= ?", (self._head,)
-                )
-                if rows[0][0] is not None:
-                    self._head = rows[0][0]
+                if (end := await self._store.end()) > self._head:
+                    self._head = end
                     self._wake()
+                seen = version
 
     async def close(self) -> None:
         if self._closed:
@@ -391,6 +394,7 @@ class SqliteQueue:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
+            await self._progress.close()
             with suppress(QueueError):
                 await self.flush()
             await self._store.close()

@@ -143,7 +143,8 @@ class LogReader:
 
     def _bury_range(self, start: int, end: int, reason: Reason, detail: str) -> None:
         self.account.bury(reason, end - start)
-        self._progress.bury(DeadRow(self.account.id, reason, start, end - start, self._clock.now(), detail))
+        row = DeadRow(self.account.id, reason, start, end - start, self._clock.now(), detail)
+        self._progress.bury(self.account, row)
         self._progress.changed(self.account, self)
 
     async def settle(self, settlement: Settlement) -> None:
@@ -186,7 +187,7 @@ class LogReader:
             self._bury_range(self._watermark, self._watermark + tally.lost, Reason.CORRUPT, gone)
         for letter in tally.dead:
             account.bury(letter.reason, 1)
-            self._progress.bury(dead_row(account.id, letter, self._clock.now()))
+            self._progress.bury(account, dead_row(account.id, letter, self._clock.now()))
 
     async def _store_dead_letters(self) -> None:
         # A destination that refuses everything while the disk is full must not fill the memory.

@@ -133,14 +133,17 @@ class Roster:
     # -- changing ----------------------------------------------------------------------------
 
     async def attach(self, destination: str, start: Literal["now", "earliest"]) -> Sequence[Reader]:
-        if destination not in self._accounts:
-            await self._writer.submit(
-                lambda connection: _insert_destination(connection, destination, start), self._take_in
-            )
+        # Asked of the database even where it is known here: another process may have forgotten it.
+        await self._writer.submit(
+            lambda connection: _insert_destination(connection, destination, start), self._take_in
+        )
         return self.readers(destination)
 
     def _take_in(self, found: tuple[Account, Sequence[Sequence[Any]]]) -> None:
         account, readers = found
+        known = self._accounts.get(account.name)
+        if known is not None and known.id == account.id:
+            return
         self._accounts[account.name] = account
         self._log_readers[account.name] = []
         for row in readers:
@@ -166,15 +169,18 @@ class Roster:
 
     async def forget(self, destination: str) -> None:
         account = self.account(destination)
-        self._progress.forget(account)
 
         def run(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM destinations WHERE id=?", (account.id,))
 
-        await self._writer.submit(run)
-        del self._accounts[destination]
-        del self._log_readers[destination]
-        self._redrives.pop(destination, None)
+        def gone(_: None) -> None:
+            self._progress.forget(account)
+            del self._accounts[destination]
+            del self._log_readers[destination]
+            self._redrives.pop(destination, None)
+
+        async with self._progress.exclusive:
+            await self._writer.submit(run, gone)
 
     async def redrive(self, which: DeadLetterFilter) -> int:
         """Mark the dead letters that still have their bytes for their destination's redrive reader."""
@@ -203,14 +209,15 @@ class Roster:
                 marked.append((name, reader, changed))
             return marked
 
-        total = 0
-        for name, number, letters in await self._writer.submit(run):
-            if name in self._redrives:
-                self._redrives[name].add(letters)
-            else:
-                self._redrives[name] = self._redrive_reader(number, name, letters, RetryState())
-            total += letters
-        return total
+        def take_in(marked: list[tuple[str, int, int]]) -> None:
+            for name, number, letters in marked:
+                reader = self._redrives.get(name)
+                if reader is not None and reader.id == number:
+                    reader.marked(letters)
+                else:
+                    self._redrives[name] = self._redrive_reader(number, name, letters, RetryState())
+
+        return sum(letters for _, _, letters in await self._writer.submit(run, take_in))
 
     async def discard(self, which: DeadLetterFilter) -> int:
         terms, values = condition(which)
@@ -234,24 +241,34 @@ class Roster:
 
         def book(gone: list[tuple[str, int]]) -> None:
             for name, count in gone:
-                self._accounts[name].dead -= count
-                self._accounts[name].discarded += count
+                account = self._accounts[name]
+                account.dead -= count
+                account.discarded += count
+                self._progress.changed(account)  # a picture taken meanwhile may be on its way
 
         async with self._progress.exclusive:
             gone = await self._writer.submit(run, book)
         return sum(count for _, count in gone)
 
     async def _remove(self, reader: Reader) -> None:
-        """Drop a bounded reader that is through; its account stays."""
+        """Drop a bounded reader that is through, unless dead letters were just marked for it."""
 
-        def run(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM readers WHERE id=?", (reader.id,))
+        def run(connection: sqlite3.Connection) -> bool:
+            gone = connection.execute(
+                "DELETE FROM readers WHERE id=?1"
+                " AND NOT EXISTS (SELECT 1 FROM dead_letters l WHERE l.reader = ?1)",
+                (reader.id,),
+            )
+            return gone.rowcount > 0
+
+        def forget(gone: bool) -> None:
+            if gone:
+                for readers in self._log_readers.values():
+                    readers[:] = [each for each in readers if each is not reader]
+                self._redrives = {name: each for name, each in self._redrives.items() if each is not reader}
 
         await self._progress.store()
-        await self._writer.submit(run)
-        for readers in self._log_readers.values():
-            readers[:] = [each for each in readers if each is not reader]
-        self._redrives = {name: each for name, each in self._redrives.items() if each is not reader}
+        await self._writer.submit(run, forget)
 
     async def refresh_hints(self) -> None:
         """Find the age of backlogs nobody is reading at present, for the metrics."""

@@ -27,6 +27,9 @@ class BatchRow(NamedTuple):
 
     @property
     def intact(self) -> bool:
+        """Whether the row is what was stored. Nothing else of a row that is not may be believed."""
+        if not (_is_blob(self.payload) and (self.ordinals is None or _is_blob(self.ordinals))):
+            return False
         return self.checksum == _checksum(self[:5], self.ordinals, self.payload)
 
     def stored(self, source: str) -> StoredBatch:
@@ -42,6 +45,11 @@ class BatchRow(NamedTuple):
     def ids(self) -> list[str]:
         lines = gzipped.decompress(self.payload).split(b"\n")[:-1]
         return event_ids(lines, None if self.ordinals is None else decode_ordinals(self.ordinals))
+
+
+def _is_blob(value: object) -> bool:
+    """SQLite keeps a type with every value; a flipped bit can change that, too."""
+    return isinstance(value, bytes)
 
 
 def make_row(sequence: int, source: int, batch: Batch, ordinals: list[int] | None) -> BatchRow:

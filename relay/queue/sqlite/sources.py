@@ -53,12 +53,16 @@ class Sources:
         if number is None:
             raise QueueError(f"the queue does not know a source called {name}")
         window = self.windows.get(number)
-        prints = () if window is None else await _fingerprints(batches)
+        if window is None:
+            # Twins on both sides of a cut are told apart by ordinals all the same.
+            prints = await _fingerprints(batches) if len(batches) > 1 else ()
+            return Request(number, name, batches, prints, indexed=False, suspicious=False, since=at)
+        prints = await _fingerprints(batches)
         recent = self._recent[number]
         # No await between the two: the next request must find this one.
         suspicious = not recent.is_new(prints)
         recent.add(prints)
-        return Request(number, name, batches, prints, suspicious, at - (window or 0.0))
+        return Request(number, name, batches, prints, indexed=True, suspicious=suspicious, since=at - window)
 
     def failed(self, request: Request) -> None:
         self._recent[request.source].forget()

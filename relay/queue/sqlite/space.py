@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from relay import gzipped
 from relay.clock import Clock
 from relay.errors import QueueFull
 from relay.model import ReaderKind
@@ -115,9 +116,11 @@ class Space:
         """One round of upkeep: retention, then size, then the file's own size."""
         await self.measure()
         now = self._clock.now()
-        await self._purge(self._settled_by_all(replays=True), now - self._limits.retention)
+        await self._purge(await self._settled_by_all(replays=True), now - self._limits.retention)
         if self._short():
-            await self._purge(self._settled_by_all(replays=False), None)
+            await self._purge(await self._settled_by_all(replays=False), None)
+        if self._short():
+            await self._drop_tombstones()
         if self._short() and self._limits.release_laggards:
             await self._release()
         await self._vacuum()
@@ -127,10 +130,13 @@ class Space:
         slack = (1 - share) * limits.max_bytes
         return usage.used > limits.max_bytes - slack or usage.disk_free < limits.min_free_disk + slack
 
-    def _settled_by_all(self, *, replays: bool) -> int:
-        """The number of the first event that some reader still needs."""
+    async def _settled_by_all(self, *, replays: bool) -> int:
+        """The number of the first event that some reader still needs, also after a crash now."""
         needed = [r.position for r in self._readers() if replays or r.kind is not ReaderKind.REPLAY]
-        return min(needed, default=self._head())
+        below = min(needed, default=self._head())
+        # What is settled only in memory would be needed again; after this the disk is at least as far.
+        await self._progress.store()
+        return below
 
     async def _purge(self, below: int, received_before: float | None, *, remember: bool = True) -> None:
         for _ in range(_STEPS_A_ROUND):
@@ -159,19 +165,21 @@ class Space:
             " ORDER BY sequence LIMIT ?",
             (below, _BATCHES_A_STEP),
         ).fetchall()
+        # Where the next batch begins tells more reliably than a count where this one ends.
+        ends = [row[0] for row in rows[1:]] + [row[0] + row[3] for row in rows[-1:]]
         last, taken, tombstones = 0, 0, 0
-        for sequence, source, received_at, count in rows:
-            if sequence + count > below or (received_before is not None and received_at >= received_before):
+        for (sequence, source, received_at, _), end in zip(rows, ends, strict=True):
+            if end > below or (received_before is not None and received_at >= received_before):
                 break
             window = self._windows.get(source)
             if remember and window is not None and received_at > now - window:
-                ids = load_ids(connection, sequence)
+                ids = " ".join(load_ids(connection, sequence) or ())
                 connection.execute(
                     "INSERT OR REPLACE INTO tombstones VALUES (?,?,?)",
-                    (sequence, received_at, " ".join(ids or ())),
+                    (sequence, received_at, gzipped.compress(ids.encode())),
                 )
                 tombstones += 1
-            last, taken = sequence + count, taken + 1
+            last, taken = end, taken + 1
             if tombstones >= _TOMBSTONES_A_STEP:
                 break
         if taken:
@@ -199,6 +207,22 @@ class Space:
         longest = max((w for w in self._windows.values() if w is not None), default=0.0)
         connection.execute("DELETE FROM tombstones WHERE received_at < ?", (now - longest,))
 
+    async def _drop_tombstones(self) -> None:
+        """Forget the oldest ids before anything is refused: a duplicate is better than a loss."""
+        while self._short(_ROOM):
+            gone = await self._writer.submit(
+                lambda connection: (
+                    connection.execute(
+                        "DELETE FROM tombstones WHERE sequence IN"
+                        " (SELECT sequence FROM tombstones ORDER BY sequence LIMIT ?)",
+                        (_BATCHES_A_STEP,),
+                    ).rowcount
+                )
+            )
+            if not gone:
+                return
+            await self.measure()
+
     async def _release(self) -> None:
         """Give up the oldest events owed to the destination furthest behind, if another one is up to date."""
         while self._short(_ROOM):
@@ -217,11 +241,9 @@ class Space:
             for reader in owing:
                 if by_destination[reader.account.id] > stored * _UP_TO_DATE:
                     reader.expire(to)
-            # The books first: were the events gone before, a crash would leave a hole nobody owns up to.
-            await self._progress.store()
             before = self.usage.used
             # Their ids are not kept: a Konnect replay may bring back what somebody did not get.
-            await self._purge(self._settled_by_all(replays=False), None, remember=False)
+            await self._purge(await self._settled_by_all(replays=False), None, remember=False)
             if self.usage.used >= before:
                 return
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiosqlite
 
 from relay.batch import StoredBatch
 from relay.queue.sqlite.database import connect, translate
+from relay.queue.sqlite.log import end_of
 from relay.queue.sqlite.rows import COLUMNS, BatchRow
 
 _CACHE_BYTES = 8 << 20
@@ -41,7 +42,7 @@ class BatchStore:
     def __init__(
         self,
         path: Path,
-        sources: Mapping[int, str],
+        sources: dict[int, str],
         quarantine: Callable[[BatchRow], Awaitable[None]],
     ) -> None:
         self._path = path
@@ -66,6 +67,11 @@ class BatchStore:
             return list(await self._connection.execute_fetchall(sql, parameters))
         except sqlite3.Error as error:
             raise translate(error, "cannot read the queue") from error
+
+    async def end(self) -> int:
+        """The number behind the last event of the log as another process left it; 0 for an empty log."""
+        rows = await self.query(f"SELECT {COLUMNS} FROM batches ORDER BY sequence DESC LIMIT 1")
+        return end_of(BatchRow(*rows[0])) if rows else 0
 
     def remember(self, batch: StoredBatch, nbytes: int | None = None) -> None:
         """Put a batch where readers that are up to date find it."""
@@ -102,13 +108,18 @@ class BatchStore:
             start += entry[0].count
         return found
 
+    async def _source(self, number: int) -> str:
+        if number not in self._sources:  # another process of this relay made it known
+            self._sources.update(await self.query("SELECT id, name FROM sources"))  # type: ignore[arg-type] # pairs
+        return self._sources.get(number, "unknown")
+
     async def _fetch(self, start: int, stop: int) -> list[StoredBatch]:
         found = []
         for row in map(BatchRow._make, await self.query(_READ, {"start": start, "stop": stop})):
-            if row.sequence + row.events <= start:
-                continue
             if row.intact:
-                batch = row.stored(self._sources.get(row.source, "unknown"))
+                if row.sequence + row.events <= start:
+                    continue
+                batch = row.stored(await self._source(row.source))
                 found.append(batch)
                 self.remember(batch)
             else:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from relay.model import Format
-from relay.queue.sqlite.rows import decode_formats
+from relay.queue.sqlite.rows import COLUMNS, BatchRow, decode_formats
 
 
 @dataclass(slots=True)
@@ -70,11 +70,11 @@ class Totals:
             if (at := meta.get(f"last_received:{name}")) is not None:
                 self.all.last_received[name] = at
         rows = connection.execute(
-            "SELECT source, formats, count, received_at FROM batches WHERE sequence >= ?",
-            (int(meta.get("counted_to", 1)),),
+            f"SELECT {COLUMNS} FROM batches WHERE sequence >= ?", (int(meta.get("counted_to", 1)),)
         )
-        for source, formats, count, received_at in rows:
-            self.add(names[source], decode_formats(formats, count), 1, 0, received_at)
+        for row in map(BatchRow._make, rows):
+            if row.intact and row.source in names:
+                self.add(names[row.source], decode_formats(row.formats, row.events), 1, 0, row.received_at)
 
     def add(
         self, source: str, formats: Sequence[tuple[Format, int]], batches: int, duplicates: int, at: float

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 from relay.clock import Clock
 from relay.errors import QueueError
-from relay.queue.sqlite.database import translate
+from relay.queue.sqlite.database import is_disk_trouble, translate
 
 T = TypeVar("T")
 
@@ -113,9 +113,12 @@ class Writer:
                 started = self._clock.monotonic()
                 outcome, batches = await loop.run_in_executor(self._thread, self._commit, jobs)
                 for job, result in zip(jobs, outcome, strict=True):
+                    if job.then is not None and not isinstance(result, Exception):
+                        try:
+                            job.then(result)
+                        except Exception as error:  # noqa: BLE001 - a bug in one must not hang the others
+                            result = error
                     failed = isinstance(result, Exception)
-                    if job.then is not None and not failed:
-                        job.then(result)
                     if job.future.done():  # its caller was cancelled meanwhile
                         continue
                     if failed:
@@ -145,9 +148,9 @@ class Writer:
         """In the writer's thread: all jobs in one transaction; each alone if one of them is at fault."""
         try:
             return self._transaction(jobs)
-        except sqlite3.OperationalError as error:  # the disk's fault: it would hit every job alike
-            failure = translate(error, "the commit failed")
-            return [failure] * len(jobs), 0
+        except sqlite3.OperationalError as error:
+            if len(jobs) == 1 or is_disk_trouble(error):  # it would hit every job alike
+                return [translate(error, "the commit failed")] * len(jobs), 0
         except Exception as error:  # noqa: BLE001 - a job's own fault must not fail its neighbours
             if len(jobs) == 1:
                 return [

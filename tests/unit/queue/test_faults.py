@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from relay.batch import StoredBatch
 from relay.config.schema import SqliteQueueConfig
 from relay.errors import QueueCorrupt, QueueError, QueueFull
-from relay.model import Reason, Receipt
-from relay.queue.base import DeadLetterFilter
+from relay.model import DeadLetter, Position, Reason, Receipt, Response, Settlement
+from relay.queue.base import DeadLetterFilter, Reader
 from relay.queue.sqlite import SqliteQueue, tools
-from tests.contract.queue.test_log import deliver_all, read_lines
+from tests.contract.queue.test_log import deliver_all, read_lines, whole
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, cef, lines
 
@@ -313,3 +315,151 @@ async def test_repair_of_an_unreadable_file_starts_anew_and_keeps_it(open_queue:
     assert report.batches_saved == 0
     assert Path(report.kept_as).read_bytes().startswith(b"garbage")
     await open_queue()
+
+
+async def refuse_all(queue: SqliteQueue, name: str) -> None:
+    """Read one batch and dead-letter all of it."""
+    reader = queue.readers(name)[0]
+    ((stored, _),) = await reader.read(1)
+    await bury_batch(reader, stored)
+
+
+async def bury_batch(reader: Reader, stored: StoredBatch) -> None:
+    letters = tuple(
+        DeadLetter(Position(stored.sequence, i), stored.event(i), Reason.REJECTED, Response("refused", 400))
+        for i in range(stored.count)
+    )
+    end = Position(stored.sequence, stored.count)
+    await reader.settle(Settlement(Position(stored.sequence), end, dead=letters))
+
+
+async def test_a_destination_added_after_another_was_forgotten_is_stored(open_queue: Opener) -> None:
+    """What belongs to a new destination is not taken for the forgotten one's."""
+    queue = await open_queue()
+    await queue.attach("old", "now")
+    await queue.forget("old")
+    await queue.attach("new", "now")
+    await queue.append([batch(lines(3))])
+    await refuse_all(queue, "new")
+    await queue.close()
+
+    queue = await open_queue()
+    assert (queue.books("new").dead, queue.books("new").backlog) == (3, 0)
+    assert len(await queue.dead_letters(DeadLetterFilter(destination="new"))) == 3
+
+
+async def test_dead_letters_survive_a_cancelled_worker_on_a_full_disk(open_queue: Opener) -> None:
+    """A request cancelled while its dead letters cannot be stored loses none of them."""
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+    await queue.append([batch(lines(3))])
+    ((stored, _),) = await reader.read(1)
+    queue._writer._connection.execute("PRAGMA query_only=ON")
+    settling = asyncio.ensure_future(bury_batch(reader, stored))
+    for _ in range(5):  # turns of the event loop: until its write is with the writer
+        await asyncio.sleep(0)
+    settling.cancel()
+    await asyncio.gather(settling, return_exceptions=True)
+    await queue._progress.close()
+    queue._writer._connection.execute("PRAGMA query_only=OFF")
+    await queue.close()
+
+    queue = await open_queue()
+    assert queue.books("siem").dead == len(await queue.dead_letters(DeadLetterFilter())) == 3
+
+
+async def test_letters_marked_while_a_redrive_ends_are_not_stranded(open_queue: Opener) -> None:
+    """Redriving once more at the moment the last redrive finishes sends every letter."""
+    queue = await open_queue()
+    await queue.attach("siem", "now")
+    await queue.append([batch(lines(2))])
+    await refuse_all(queue, "siem")
+    first, second = await queue.dead_letters(DeadLetterFilter())
+    await queue.redrive(DeadLetterFilter(ids=(first.id,)))
+    redrive = queue.readers("siem")[-1]
+    for stored, offset in await redrive.read(10):
+        await redrive.settle(whole(stored, offset))
+
+    await asyncio.gather(redrive.finish(), queue.redrive(DeadLetterFilter(ids=(second.id,))))
+
+    redrive = queue.readers("siem")[-1]
+    found = [stored for stored, _ in await redrive.read(10)]
+    assert [stored.sequence for stored in found] == [second.id]
+    await redrive.settle(whole(found[0]))
+    await redrive.finish()
+    assert (queue.books("siem").delivered, queue.books("siem").dead) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE batches SET formats=CAST(x'ff6566' AS TEXT) WHERE sequence=4",
+        "UPDATE batches SET count='x' WHERE sequence=4",
+        "UPDATE batches SET count=count+1099511627776 WHERE sequence=4",
+        "UPDATE batches SET payload=7 WHERE sequence=4",
+        "UPDATE batches SET received_at='soon' WHERE sequence=4",
+        "UPDATE batches SET source=99 WHERE sequence=4",
+    ],
+)
+@pytest.mark.parametrize("more_behind", [True, False])
+async def test_a_damaged_column_costs_only_its_batch(
+    open_queue: Opener, path: Path, damage: str, more_behind: bool
+) -> None:
+    """Whatever column a bit flips in, reading goes on behind it and the books stay sane."""
+    queue = await open_queue()
+    await queue.attach("siem", "now")
+    for n in range(3 if more_behind else 2):
+        await queue.append([batch(lines(3, first=3 * n))])
+    await queue.close()
+    edit(path, damage)
+
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+    events = lines(9 if more_behind else 6)
+    assert await deliver_all(reader) == [line for n, line in enumerate(events) if not 3 <= n < 6]
+    books = queue.books("siem")
+    assert books.owed == books.delivered + books.dead < 20
+    assert books.dead == 3 or not more_behind
+    await queue.append([batch(lines(1, first=50))])
+    assert await deliver_all(reader) == lines(1, first=50)
+
+
+async def test_nothing_is_purged_that_a_crash_would_need_again(open_queue: Opener, path: Path) -> None:
+    """Events settled only in memory stay on disk until that is stored, even when they are old."""
+    queue = await open_queue()
+    (reader,) = await queue.attach("siem", "now")
+    for n in range(5):
+        await queue.append([batch(lines(3, first=3 * n))])
+    await deliver_all(reader)
+    clock = queue._clock
+    assert isinstance(clock, FakeClock)
+    clock.jump(30 * 86400)
+    await queue._space.give_back()
+    crashed = path.with_name("crashed.db")
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{crashed}{suffix}")
+    await queue.close()
+
+    with closing(sqlite3.connect(crashed)) as connection:
+        books = connection.execute("SELECT delivered, dead FROM destinations").fetchone()
+        watermark = connection.execute("SELECT watermark FROM readers").fetchone()[0]
+        oldest = connection.execute("SELECT min(sequence) FROM batches").fetchone()[0]
+    assert (books, watermark, oldest) == ((15, 0), 16, None)
+
+
+async def test_ids_of_deleted_events_give_way_before_anything_is_refused(tmp_path: Path) -> None:
+    """Remembered ids may not fill a queue that has nothing to deliver."""
+    config = SqliteQueueConfig(
+        type="sqlite", path=tmp_path / "relay.db", min_free_disk=0, max_bytes=1 << 20, retention=0.0
+    )
+    clock = FakeClock(NOW)
+    queue = await SqliteQueue.open(config, clock=clock, deduplicate={"eu": 86400.0})
+    (reader,) = await queue.attach("siem", "now")
+    for n in range(120):
+        await queue.append([batch(lines(400, first=400 * n))])
+        await deliver_all(reader)
+        await queue._space.give_back()
+
+    assert queue.stats().accepting
+    assert queue.books("siem").delivered == 48_000
+    await queue.close()

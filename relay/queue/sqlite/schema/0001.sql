@@ -29,7 +29,7 @@ CREATE TABLE batches (
     count INTEGER NOT NULL,         -- events
     formats TEXT NOT NULL,          -- `cef`, or `cef:60,json:40` when mixed
     checksum INTEGER NOT NULL,      -- CRC-32 over the columns above and the payload
-    ordinals BLOB,                  -- twins' ordinals (one varint a line), where not simply counted
+    ordinals BLOB,                  -- twins' ordinals in decimal, separated by blanks, where not simply counted
     payload BLOB NOT NULL           -- gzip of the lines
 );
 CREATE INDEX batches_received_at ON batches (received_at);
@@ -50,11 +50,13 @@ CREATE TABLE event_times (
 CREATE TABLE tombstones (
     sequence INTEGER PRIMARY KEY,
     received_at REAL NOT NULL,
-    ids TEXT NOT NULL               -- separated by blanks
+    ids BLOB NOT NULL               -- separated by blanks, gzip
 );
 
+-- Numbers of destinations and readers are never given out twice: what is still on its way to a forgotten
+-- one must not reach another.
 CREATE TABLE destinations (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
     start INTEGER NOT NULL,         -- first event owed
     backfilled INTEGER NOT NULL DEFAULT 0,  -- older events owed on top
@@ -77,7 +79,7 @@ CREATE TABLE dead_letter_totals (
 ) WITHOUT ROWID;
 
 CREATE TABLE readers (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     destination INTEGER NOT NULL REFERENCES destinations (id) ON DELETE CASCADE,
     kind TEXT NOT NULL,
     start INTEGER NOT NULL,
