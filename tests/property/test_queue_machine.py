@@ -225,12 +225,16 @@ class QueueMachine(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """After a crash no watermark is ahead of what was settled, and nothing accepted is missing."""
-        self.run(self.queue.ping())  # the writer is between two transactions
         old, self.generation = self.generation, self.generation + 1
-        for suffix in ("", "-wal"):
-            source = self.folder / f"{old}.db{suffix}"
-            if source.exists():
-                shutil.copy(source, self.folder / f"{self.generation}.db{suffix}")
+
+        def copy(_: object) -> None:
+            for suffix in ("", "-wal"):
+                source = self.folder / f"{old}.db{suffix}"
+                if source.exists():
+                    shutil.copy(source, self.folder / f"{self.generation}.db{suffix}")
+
+        # In the writer's own thread: a checkpoint between the two copies would tear them apart.
+        self.run(self.queue._writer.submit(copy))
         self.run(self.queue.close())
         self.run(self._open())
         assert set(self.owed) == set(self.queue.destinations())
