@@ -116,25 +116,31 @@ class Relay:
 
     async def _prepare(self, configs: Sequence[DestinationConfig]) -> list[_Delivery]:
         """Make destinations ready, all or none. Raises `ConfigError` or `QueueError`."""
-        prepared: list[_Delivery] = []
+        opened: list[tuple[DestinationConfig, Destination]] = []
         try:
+            if self.role != "ingest":
+                for config in configs:
+                    # One by one: what is open when the next one fails has to be closed.
+                    opened.append((config, await self._open(config)))  # noqa: PERF401
+            # Only now, since a destination that the queue knows is owed every event from here on. Both roles
+            # do this: a relay that only accepts must already owe its events to somebody.
             for config in configs:
-                # Both roles do this: a relay that only accepts must already owe its events to somebody.
                 await self.queue.attach(config.name, config.start_from)
-                if self.role != "ingest":
-                    prepared.append(await self._open(config))
         except BaseException:
-            for delivery in prepared:
-                await delivery.destination.close()
+            for _, destination in opened:
+                await destination.close()
             raise
-        return prepared
+        return [self._delivery(config, destination) for config, destination in opened]
 
-    async def _open(self, config: DestinationConfig) -> _Delivery:
+    async def _open(self, config: DestinationConfig) -> Destination:
         destination = build(config, clock=self._clock)
         try:
             await destination.open()
         except ConfigError as error:
             raise ConfigError([f"destination {config.name}: {each}" for each in error.problems]) from error
+        return destination
+
+    def _delivery(self, config: DestinationConfig, destination: Destination) -> _Delivery:
         worker = DestinationWorker(
             config,
             destination,
@@ -167,8 +173,8 @@ class Relay:
         wanted = {config.name: config for config in new.destinations}
         stale = [name for name, each in self._deliveries.items() if wanted.get(name) != each.config]
         fresh = [each for name, each in wanted.items() if name in stale or name not in self._deliveries]
-        await self.queue.set_sources(windows(new.sources))
         prepared = await self._prepare(fresh)
+        await self.queue.set_sources(windows(new.sources))
 
         fixed = [name for name in _FIXED_SECTIONS if getattr(new, name) != getattr(self._config, name)]
         if fixed:

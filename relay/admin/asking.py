@@ -40,13 +40,16 @@ class Hold(Asked):
     detail: str = Field("held by an operator", max_length=500)
 
 
+Id = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class Selection(Asked):
     """Which dead letters to act on. No criterion at all has to be meant: `all` says so."""
 
     destination: str | None = None
     reason: Reason | None = None
     since: Moment | None = None
-    ids: tuple[int, ...] | None = Field(None, max_length=10_000)
+    ids: tuple[Id, ...] | None = Field(None, max_length=10_000)
     all: bool = False
 
     @model_validator(mode="after")
@@ -66,7 +69,7 @@ class DeadLetterPage(Asked):
     destination: str | None = None
     reason: Reason | None = None
     since: Moment | None = None
-    after: int = Field(0, ge=0)  # the `next` of the page before
+    after: Id = 0  # the `next` of the page before
     limit: int = Field(100, ge=1, le=1000)
 
     def which(self) -> DeadLetterFilter:

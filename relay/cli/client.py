@@ -31,11 +31,15 @@ class AdminClient:
 
     def __init__(self, url: str, token: str | None) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
             raise CommandFailed(f"{url!r} is no admin URL; it looks like http://127.0.0.1:8072.")
         self._url = url
         connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._connection = connect(parts.hostname, parts.port, timeout=_TIMEOUT)
+        self._connection = connect(parts.hostname, port, timeout=_TIMEOUT)
         self._base = parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -74,6 +78,8 @@ class AdminClient:
 @contextmanager
 def reach(config: Path, admin_url: str | None, admin_token: str | None) -> Iterator[AdminClient]:
     """The relay at *admin_url*, or the one that *config* describes."""
+    if admin_token and not admin_token.isascii():
+        raise CommandFailed("The admin token holds characters that a header cannot.")
     client = AdminClient(admin_url, admin_token) if admin_url else _configured(config)
     try:
         yield client

@@ -110,8 +110,9 @@ def show(
         return
     screen = output.console()
     screen.print(output.fields(document["summary"]))
-    screen.print("\nAnswer:", document["response_excerpt"] or "–", markup=False, soft_wrap=True)
-    screen.print("\nEvent:", document["line"] or "its bytes are gone", markup=False, soft_wrap=True)
+    answer, line = document["response_excerpt"] or "–", document["line"] or "its bytes are gone"
+    screen.print("\nAnswer:", output.printable(answer), markup=False, soft_wrap=True)
+    screen.print("\nEvent:", output.printable(line), markup=False, soft_wrap=True)
 
 
 @app.command()

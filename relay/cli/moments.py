@@ -21,7 +21,7 @@ def moment(text: str, now: float) -> float:
     if text == "now":
         return now
     if relative := _RELATIVE.fullmatch(text):
-        return now - float(relative[1]) * _SECONDS[relative[2]]
+        return max(0.0, now - float(relative[1]) * _SECONDS[relative[2]])
     try:
         return parse_rfc3339(text)
     except ValueError as error:

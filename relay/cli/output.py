@@ -50,7 +50,12 @@ def _text(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     # Square brackets are markup to rich, and a SIEM's answer may be full of them.
-    return str(value).replace("[", r"\[")
+    return printable(str(value)).replace("[", r"\[")
+
+
+def printable(text: str) -> str:
+    """Without control characters: what senders and SIEMs say must not steer the operator's terminal."""
+    return "".join([c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text])
 
 
 def size(count: float) -> str:

@@ -6,6 +6,7 @@ Pure functions over a valid `Config`; each returns lines of the form `path: why`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from relay.config.destination import DestinationConfig
 from relay.config.schema import Config
@@ -28,6 +29,7 @@ def problems(config: Config) -> Iterator[str]:
             f"server.max_in_flight_bytes: expected at least max_body ({format_size(server.max_body)}), "
             f"got {format_size(server.max_in_flight_bytes)}"
         )
+    yield from _shared_files(config)
     known = [source.name for source in config.sources]
     for index, destination in enumerate(config.destinations):
         for name in destination.filter.sources or ():
@@ -36,6 +38,22 @@ def problems(config: Config) -> Iterator[str]:
                     f"destinations[{index}].filter.sources: expected names of sources "
                     f"({', '.join(known)}), got {name!r}"
                 )
+
+
+def _shared_files(config: Config) -> Iterator[str]:
+    """A file that two parts write would be lost to both, and the queue to everybody."""
+    queue = config.queue.path.resolve()
+    taken: dict[Path, str] = {}
+    for index, destination in enumerate(config.destinations):
+        path = getattr(destination, "path", None)
+        if not isinstance(path, Path):
+            continue
+        path = path.resolve()
+        if path.parent == queue.parent and path.name.startswith(queue.name):
+            yield f"destinations[{index}].path: expected another file than the queue's, got {path}"
+        elif path in taken:
+            yield f"destinations[{index}].path: expected a file of its own, got that of {taken[path]}"
+        taken[path] = f"destinations[{index}]"
 
 
 def warnings(config: Config) -> Iterator[str]:

@@ -14,6 +14,7 @@ import orjson
 _CEF_MARKER = b"CEF:"
 _CEF_MARKER_BEFORE = 80  # as in relay.konnect.lines: a later `CEF:` stands inside a value
 _CEF_FIELDS = 7  # CEF:0 | vendor | product | version | class | name | severity | extensions
+_DIGITS = 10  # a number with as many or more is none of Konnect's
 
 # In CEF a value may hold anything, also ` kong_initiated=true`, and nothing escapes it. These are the
 # keys whose values the caller chooses: behind the first of them no pair can be believed any more.
@@ -69,7 +70,7 @@ def _glance_cef(line: bytes) -> Glance:
     return Glance(
         name=name.decode(errors="replace"),
         product=product.decode(errors="replace"),
-        severity=int(severity) if severity.isdigit() else None,
+        severity=_number(severity.decode(errors="replace")),
         kong_initiated=_says_kong(extensions),
     )
 
@@ -105,6 +106,7 @@ def _text(value: object) -> str | None:
 
 def _number(value: object) -> int | None:
     """Konnect's numbers come as text in its documentation (docs/konnect.md section 2.2)."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value)
+    if isinstance(value, str):
+        # Python refuses to read thousands of digits, and no severity has more than two.
+        return int(value) if value.isascii() and value.isdigit() and len(value) < _DIGITS else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -27,6 +27,10 @@ _TAIL = 192
 # The shortest Konnect event seen has 343 bytes.
 _SHORT = _TAIL + CEF_MARKER_BEFORE
 
+# An event without a time costs a row and a look-up. A batch with more of them than this is no audit log
+# of Konnect's; its events are looked up together, by the whole batch, which still finds a retry.
+_MANY_UNTIMED = 1_000
+
 Spans = list[tuple[int, int, int]]  # bucket, first and last millisecond within it
 
 
@@ -41,6 +45,7 @@ class Fingerprint:
     newest: int  # milliseconds; 0 when no event has a believable time
     plain: bool  # every event has a believable time and a line long enough to be hashed by its tail
     spans: Spans = field(default_factory=list)
+    common: int | None = None  # one bucket for all events without a time, where there are very many
     made: set[int] | None = None  # the hashes, once somebody asked for them
 
     @property
@@ -62,12 +67,16 @@ class Fingerprint:
         key = identity(line)
         time = event_time(key)
         if time is None or time > self.limit:
+            if self.common is not None:
+                return self.common, 0
             return -1 - int.from_bytes(blake2b(key, digest_size=5).digest(), "big"), 0
         return time >> BUCKET_BITS, time & BUCKET_MASK
 
     def without(self, lines: list[bytes], payload: bytes) -> Fingerprint:
         """The fingerprint of what is left; too wide a time span only costs a comparison."""
-        return Fingerprint(lines, payload, self.limit, self.oldest, self.newest, self.plain, self.spans)
+        return Fingerprint(
+            lines, payload, self.limit, self.oldest, self.newest, self.plain, self.spans, self.common
+        )
 
 
 def tail_hashes(lines: Iterable[bytes]) -> set[int]:
@@ -90,6 +99,8 @@ def fingerprint(batch: Batch) -> Fingerprint:
         times = [time for i in map(identity, lines) if (time := event_time(i)) is not None and time <= limit]
         oldest, newest = min(times, default=0), max(times, default=0)
         taken = Fingerprint(lines, batch.payload, limit, oldest, newest, plain=False)
+        if len(lines) - len(times) > _MANY_UNTIMED:
+            taken.common = -1 - int.from_bytes(blake2b(batch.body, digest_size=5).digest(), "big")
     taken.spans = _spans(map(taken.bucket, lines))
     return taken
 

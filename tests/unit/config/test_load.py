@@ -363,3 +363,23 @@ def test_retry_signals_are_kept_once_and_as_text(file: ConfigFile) -> None:
     content = changed("destinations", 0, "retry", "on", to=[429, "429", "connection_error"])
 
     assert file.load(content).config.destinations[0].retry.on == ("429", "connection_error")
+
+
+@pytest.mark.parametrize("name", ["relay.db", "relay.db-wal", "relay.db.ingest.lock"])
+def test_a_file_destination_may_not_be_the_queue(file: ConfigFile, tmp_path: Path, name: str) -> None:
+    """Two writers in one file would destroy it for both."""
+    path = str(tmp_path / "x" / ".." / name)
+    content = minimal() | {
+        "queue": {"path": str(tmp_path / "relay.db")},
+        "destinations": [{"name": "archive", "type": "disk", "path": path}],
+    }
+    (problem,) = file.problems(content)
+    assert problem.startswith("destinations[0].path: expected another file than the queue's")
+
+
+def test_file_destinations_need_a_file_each(file: ConfigFile, tmp_path: Path) -> None:
+    """Lines of two destinations must not end up in one file."""
+    path = str(tmp_path / "audit.ndjson")
+    both = [{"name": name, "type": "disk", "path": path} for name in ("a", "b")]
+    (problem,) = file.problems(minimal() | {"destinations": both})
+    assert problem.startswith("destinations[1].path: expected a file of its own")

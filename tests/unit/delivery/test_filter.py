@@ -41,6 +41,8 @@ def passes(line: bytes, **filter: Any) -> bool:  # noqa: A002 - the word of the 
         b"\xff\xfe",
         b'{"name":7,"severity":"high","event_product":null}',
         cef("NewKind.thing", severity="High", product="Konnect"),
+        cef("NewKind.thing", severity="9" * 5000),
+        b'{"severity":"' + b"9" * 5000 + b'"}',
         b"x" * 100 + cef(severity=0),
     ],
 )

@@ -463,3 +463,17 @@ async def test_ids_of_deleted_events_give_way_before_anything_is_refused(tmp_pat
     assert queue.stats().accepting
     assert queue.books("siem").delivered == 48_000
     await queue.close()
+
+
+async def test_a_body_of_very_many_odd_lines_is_quick_and_its_retry_is_known(open_queue: Opener) -> None:
+    """Lines without a time cost no look-up each where there are very many of them."""
+    queue = await open_queue()
+    odd = [b"%d" % n for n in range(60_000)]
+    statements: list[str] = []
+    queue._writer._connection.set_trace_callback(statements.append)
+
+    first = await queue.append([batch(odd)])
+    again = await queue.append([batch(odd, at=NOW + 5)])
+
+    assert (first, again) == (Receipt(60_000, 0), Receipt(0, 60_000))
+    assert len(statements) < 50
