@@ -132,6 +132,30 @@ async def test_sighup_with_an_invalid_file_changes_nothing(tmp_path: Path) -> No
             await drained(relay, "siem")
 
 
+async def test_sighup_with_a_destination_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
+    """An unusable certificate file stops nobody: the old destinations go on, the new one owes nothing."""
+    trail = Trail(Traffic(27))
+    async with Siem() as siem:
+        config = configuration(tmp_path, [destination("siem", siem)])
+        async with RelayProcess(config, tmp_path) as relay:
+            changed = destination("siem", siem, timeout="7s")
+            broken = {
+                "name": "new",
+                "type": "http",
+                "url": "https://127.0.0.1:9/",
+                "tls": {"ca_file": str(tmp_path / "none.pem")},
+            }
+            relay.configure({**config, "destinations": [changed, broken]})
+            relay.signal(SIGHUP)
+            await until(lambda: "config.refused" in relay.log_tail(200), 5, "the refusal")
+            assert "destination new: tls.ca_file" in relay.log_tail(200)
+            await trail.post(relay)
+            await drained(relay, "siem")
+            trail.check(siem.lines())
+            known = await relay.metrics()
+            assert not [series for series in known if 'destination="new"' in str(series)]
+
+
 async def test_two_relays_never_share_a_queue(tmp_path: Path) -> None:
     """A second relay on the same file refuses to start and leaves the first alone."""
     trail = Trail(Traffic(25))
