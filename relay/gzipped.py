@@ -12,6 +12,11 @@ def compress(data: bytes) -> bytes:
     return isal_zlib.compress(data, 1, _GZIP)
 
 
+def crc32(data: bytes, start: int = 0) -> int:
+    """The CRC-32 of gzip and zlib, ten times as fast."""
+    return isal_zlib.crc32(data, start)
+
+
 def decompress(data: bytes) -> bytes:
     """All members of *data*, which must be our own or already checked: nothing bounds the size.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, NamedTuple
 
 from relay import gzipped
 from relay.batch import StoredBatch
+from relay.gzipped import crc32
 from relay.konnect.lines import event_ids
 from relay.model import Batch, Format
 
@@ -60,7 +60,7 @@ def make_row(sequence: int, source: int, batch: Batch, ordinals: list[int] | Non
 
 def _checksum(head: tuple[Any, ...], ordinals: bytes | None, payload: bytes) -> int:
     """CRC-32 over everything, so that a flipped bit in a count is noticed like one in the payload."""
-    return zlib.crc32(payload, zlib.crc32(ordinals or b"", zlib.crc32(repr(head).encode())))
+    return crc32(payload, crc32(ordinals or b"", crc32(repr(head).encode())))
 
 
 def encode_formats(formats: tuple[tuple[Format, int], ...]) -> str:
