@@ -180,12 +180,6 @@ class Chunk:
             for i in piece.indices:
                 yield piece.batch.event(i)
 
-    def located(self) -> Iterator[tuple[Position, Event]]:
-        """Each event with its place in the log."""
-        for piece in self.slices:
-            for i in piece.indices:
-                yield Position(piece.batch.sequence, i), piece.batch.event(i)
-
     def cut(self, at: int) -> tuple[Chunk, Chunk]:
         """Split before the event with index *at*; both parts keep their order."""
         head: list[Slice] = []

@@ -109,9 +109,7 @@ def translate(error: sqlite3.Error, what: str) -> QueueError:
 def is_disk_trouble(error: sqlite3.Error) -> bool:
     """Whether the file, not the statement, is at fault."""
     code = getattr(error, "sqlite_errorname", "") or ""
-    return code.startswith(
-        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_CANTOPEN")
-    )
+    return code.startswith(_DISK_TROUBLE)
 
 
 class FileLock:
