@@ -1,8 +1,9 @@
 """The composition root: reads top-down as the architecture, and says in which order things start and stop.
 
     sources ─▶ IngestServer ─▶ queue ─▶ one DestinationWorker each ─▶ destinations
-                                 ▲
-                 AdminServer ────┘ (metrics, status, putting things right)
+                                 ▲ ▲
+                 AdminServer ────┘ └── Presence ◀─▶ the other replicas, on a cluster
+     (metrics, status, putting things right)
 
 Owns which parts run in this process's role, and how a changed configuration reaches them. Holds no
 logic of its own: whatever can be tested without a process lives in the parts.
@@ -17,9 +18,10 @@ from dataclasses import dataclass
 from random import Random
 
 from relay import __version__
-from relay.admin.control import DestinationLive, SourceLive
+from relay.admin.control import ConfiguredDestination, ConfiguredSource
 from relay.admin.server import AdminServer
 from relay.clock import Clock
+from relay.config.agreement import agreement
 from relay.config.destination import DestinationConfig
 from relay.config.load import Loaded
 from relay.config.schema import Admin, Config, Source
@@ -28,11 +30,12 @@ from relay.destinations.base import Destination, ProbeReport
 from relay.destinations.registry import build
 from relay.errors import ConfigError, Conflict, NotFound
 from relay.ingest.server import IngestServer
-from relay.model import Hold, HoldReason
+from relay.model import Hold, HoldReason, Replica, Role, Sighting
 from relay.observe.logs import Log
 from relay.observe.metrics import Metrics
+from relay.observe.presence import Presence
+from relay.observe.replicas import holder
 from relay.queue.base import Queue
-from relay.queue.sqlite.database import Role
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
 _FIXED_SECTIONS = ("server", "admin", "queue", "logging")
@@ -50,15 +53,25 @@ class _Delivery:
 
 
 class Relay:
-    """One relay process. Implements `relay.admin.control.RelayControl`."""
+    """One relay process, called *replica*. Implements `relay.admin.control.RelayControl`."""
 
     def __init__(
-        self, config: Config, role: Role, queue: Queue, metrics: Metrics, *, clock: Clock, log: Log
+        self,
+        config: Config,
+        role: Role,
+        queue: Queue,
+        metrics: Metrics,
+        *,
+        replica: str,
+        clock: Clock,
+        log: Log,
     ) -> None:
         self._config = config
-        self.role = role
+        self._agreement = agreement(config)
+        self._role = role
+        self._replica = replica
         self.queue = queue
-        self.started_at = clock.now()
+        self._started_at = clock.now()
         self._metrics = metrics
         self._clock = clock
         self._log = log
@@ -70,25 +83,34 @@ class Relay:
             self._ingest = IngestServer(
                 config.server, config.sources, queue, clock=clock, metrics=metrics, log=log
             )
+        self._presence = Presence(queue, self._describe, clock=clock, log=log)
         self._admin = AdminServer(_admin_of(config, role), self, metrics, clock=clock, log=log)
 
     # -- life --------------------------------------------------------------------------------
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until *stop* is set, then shut down in order within the configured grace."""
-        self._metrics.bind(self.queue, clock=self._clock, delivers=self.role != "ingest")
+        self._metrics.bind(self.queue, clock=self._clock)
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
+            presence = workers.create_task(self._presence.run(), name="presence")
             try:
                 for delivery in await self._prepare(self._config.destinations):
                     self._start(delivery)
                 await self._admin.start()
                 if self._ingest is not None:  # last: whoever is answered 200 finds everything running
                     await self._ingest.start()
-                self._log.info("relay.started", role=self.role, version=__version__, **self._where())
+                self._log.info(
+                    "relay.started",
+                    role=self._role,
+                    version=__version__,
+                    replica=self._replica,
+                    **self._where(),
+                )
                 await stop.wait()
             finally:
                 await self._shut_down()
+                presence.cancel()  # last: who falls silent with requests in the air loses its leases
 
     async def _shut_down(self) -> None:
         """Accept no more, finish what was accepted, stop sending, let go. The queue is closed by `run`."""
@@ -118,7 +140,7 @@ class Relay:
         """Make destinations ready, all or none. Raises `ConfigError` or `QueueError`."""
         opened: list[tuple[DestinationConfig, Destination]] = []
         try:
-            if self.role != "ingest":
+            if self._role != "ingest":
                 for config in configs:
                     # One by one: what is open when the next one fails has to be closed.
                     opened.append((config, await self._open(config)))  # noqa: PERF401
@@ -181,7 +203,8 @@ class Relay:
             self._log.warning("relay.restart_needed", sections=fixed)
         kept = {name: getattr(self._config, name) for name in _FIXED_SECTIONS}
         self._config = new.model_copy(update=kept)
-        self._metrics.set_targets(*targets(new, self.role))
+        self._agreement = agreement(self._config)
+        self._metrics.set_targets(*targets(new))
         if self._ingest is not None:
             self._ingest.reload(new.sources)
         await asyncio.gather(*[self._remove(name) for name in stale])
@@ -191,55 +214,66 @@ class Relay:
 
     # -- control -----------------------------------------------------------------------------
 
-    def sources(self) -> Sequence[SourceLive]:
-        found = []
-        for source in self._config.sources:
-            at, code = (None, None) if self._ingest is None else self._ingest.last_attempt(source.name)
-            found.append(SourceLive(source.name, f"/audit-logs/{source.name}", at, code))
-        return found
+    def replicas(self) -> Sequence[Replica]:
+        return self._presence.replicas()
 
-    def destinations(self) -> Sequence[DestinationLive]:
-        found = []
-        for config in self._config.destinations:
-            if (delivery := self._deliveries.get(config.name)) is None:
-                found.append(DestinationLive(config.name, config.type, None))
-                continue
-            worker = delivery.worker
-            found.append(
-                DestinationLive(
-                    config.name, config.type, worker.state, worker.last_attempt_at, worker.last_response
-                )
-            )
-        return found
+    def _describe(self) -> Replica:
+        """This process as the others are to see it."""
+        sources: dict[str, Sighting] = {}
+        if self._ingest is not None:
+            names = [source.name for source in self._config.sources]
+            sources = {name: Sighting(*self._ingest.last_attempt(name)) for name in names}
+        seen = {name: each.worker.sighting for name, each in self._deliveries.items()}
+        return Replica(
+            id=self._replica,
+            version=__version__,
+            role=self._role,
+            started_at=self._started_at,
+            configuration=self._agreement,
+            sources=sources,
+            destinations={name: sighting for name, sighting in seen.items() if sighting is not None},
+        )
+
+    def sources(self) -> Sequence[ConfiguredSource]:
+        names = [source.name for source in self._config.sources]
+        return [ConfiguredSource(name, f"/audit-logs/{name}") for name in names]
+
+    def destinations(self) -> Sequence[ConfiguredDestination]:
+        return [ConfiguredDestination(config.name, config.type) for config in self._config.destinations]
 
     async def hold(self, destination: str, detail: str) -> None:
-        if destination in self._deliveries:
-            await self._deliveries[destination].worker.hold(detail)
-            return
-        self._require_delivering()
-        await self.queue.set_hold(destination, Hold(HoldReason.OPERATOR, self._clock.now(), detail))
+        self._require_sight()
+        before = self.queue.hold(destination)
+        again = before is not None and before.reason is HoldReason.OPERATOR
+        since = before.since if before is not None and again else self._clock.now()
+        # Whoever delivers, here or elsewhere, follows what the queue says.
+        await self.queue.set_hold(destination, Hold(HoldReason.OPERATOR, since, detail))
 
     async def resume(self, destination: str) -> None:
-        if destination in self._deliveries:
-            await self._deliveries[destination].worker.resume()
-            return
-        self._require_delivering()
+        self._require_sight()
         await self.queue.set_hold(destination, None)
+        if destination in self._deliveries:
+            await self._deliveries[destination].worker.try_now()
 
     async def forget(self, destination: str) -> None:
-        self._require_delivering()
+        self._require_sight()
         if any(config.name == destination for config in self._config.destinations):
             raise Conflict(f"{destination} is configured; take it out of the configuration first")
+        if (replica := holder(self.replicas(), destination)) is not None:
+            raise Conflict(
+                f"replica {replica.id} still delivers to {destination}; reload its configuration first"
+            )
         await self.queue.forget(destination)
 
     async def test(self, destination: str) -> ProbeReport:
-        self._require_delivering()
+        if self._role == "ingest":
+            raise Conflict("this process only accepts; ask one that delivers")
         if destination not in self._deliveries:
             raise NotFound(f"no destination called {destination} is configured")
         return await self._deliveries[destination].destination.probe()
 
-    def _require_delivering(self) -> None:
-        if self.role == "ingest":
+    def _require_sight(self) -> None:
+        if not self.queue.sees_delivery:
             raise Conflict("this process only accepts; ask the one that delivers")
 
 
@@ -256,7 +290,6 @@ def windows(sources: Sequence[Source]) -> dict[str, float | None]:
     return {source.name: source.deduplicate for source in sources}
 
 
-def targets(config: Config, role: Role) -> tuple[list[str], list[str]]:
-    """The sources and destinations that this process has metrics of."""
-    destinations = [] if role == "ingest" else [each.name for each in config.destinations]
-    return [source.name for source in config.sources], destinations
+def targets(config: Config) -> tuple[list[str], list[str]]:
+    """The sources and destinations that there are metrics of."""
+    return [source.name for source in config.sources], [each.name for each in config.destinations]

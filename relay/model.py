@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
+
+Role = Literal["all", "ingest", "deliver"]
+"""Which halves of the relay a process is; they meet in the queue."""
 
 
 class Format(StrEnum):
@@ -216,3 +220,25 @@ class Gap:
     cause: str  # e.g. `429`, `500`, `413`, `400`, `downtime`
     refusals: int  # how many requests were refused in it
     closed_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What a process has seen last of a source or a destination. Never holds a secret or an event."""
+
+    at: float | None = None  # the last attempt, seconds since the epoch; None: none since the process started
+    code: int | None = None  # the HTTP status it ended with
+    detail: str = ""  # one sentence for people
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One process of the relay, as it describes itself to the others on the same queue."""
+
+    id: str  # unique, and new with every start
+    version: str
+    role: str
+    started_at: float  # seconds since the epoch
+    configuration: str  # a hash of what should be alike in all replicas, secrets left out
+    sources: Mapping[str, Sighting] = field(default_factory=dict)
+    destinations: Mapping[str, Sighting] = field(default_factory=dict)  # those this process delivers to

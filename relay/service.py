@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import secrets
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,11 +19,11 @@ from relay.clock import SystemClock
 from relay.config.load import load
 from relay.destinations.registry import CONFIG_TYPES
 from relay.errors import ConfigError, RelayError
+from relay.model import Role
 from relay.observe import logs
 from relay.observe.logs import Log
 from relay.observe.metrics import Metrics
-from relay.queue.sqlite import SqliteQueue
-from relay.queue.sqlite.database import Role
+from relay.queue.open import open_queue
 
 _SWITCH_SECONDS = 0.0005
 
@@ -43,12 +44,19 @@ async def _run(path: Path, role: Role, stop: asyncio.Event, hangup: asyncio.Even
     for warning in loaded.warnings:
         log.warning("config.warning", detail=warning)
     clock = SystemClock()
-    metrics = Metrics(*targets(config, role))
-    queue = await SqliteQueue.open(
-        config.queue, clock=clock, metrics=metrics, deduplicate=windows(config.sources), role=role
+    metrics = Metrics(*targets(config))
+    replica = secrets.token_hex(8)
+    queue = await open_queue(
+        config.queue,
+        replica=replica,
+        role=role,
+        deduplicate=windows(config.sources),
+        clock=clock,
+        metrics=metrics,
+        log=log,
     )
     try:
-        relay = Relay(config, role, queue, metrics, clock=clock, log=log)
+        relay = Relay(config, role, queue, metrics, replica=replica, clock=clock, log=log)
         # What is loaded by now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()

@@ -135,8 +135,8 @@ class Api:
         return json_response({"events": await self._queue.discard(selection.which())})
 
     def _require_delivering(self) -> None:
-        """Readers belong to the process that delivers; made elsewhere, nobody would read with them."""
-        if self._control.role == "ingest":
+        """Where another process keeps the readers to itself, nobody would read with those made here."""
+        if not self._queue.sees_delivery:
             raise Conflict("This process only accepts events; ask the one that delivers.")
 
     # -- replays and gaps

@@ -1,6 +1,6 @@
 """What the admin API needs of the running relay: the seam to the composition root.
 
-Owns the Protocol and the few values that exist only in memory. Everything durable is asked of
+Owns the Protocol and the few values it takes from the configuration. Everything durable is asked of
 the queue itself.
 """
 
@@ -11,56 +11,46 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from relay.destinations.base import ProbeReport
-from relay.model import DestinationState, Response
+from relay.model import Replica
 from relay.queue.base import Queue
 
 
 @dataclass(frozen=True, slots=True)
-class SourceLive:
-    """What this process has seen of a configured source since it started."""
+class ConfiguredSource:
+    """A source of this process's configuration."""
 
     name: str
     path: str  # where it posts, e.g. `/audit-logs/konnect-us`
-    last_attempt_at: float | None = None  # seconds since the epoch
-    last_response_code: int | None = None  # what we answered
 
 
 @dataclass(frozen=True, slots=True)
-class DestinationLive:
-    """What this process has seen of a configured destination since it started."""
+class ConfiguredDestination:
+    """A destination of this process's configuration."""
 
     name: str
     type: str  # e.g. `splunk_hec`
-    state: DestinationState | None  # None in a process that does not deliver
-    last_attempt_at: float | None = None  # seconds since the epoch
-    last_response: Response | None = None
 
 
 class RelayControl(Protocol):
     """A running relay as its operators see it.
 
     Methods that take a destination's name raise `NotFound` for a name the relay does not know and
-    `Conflict` where the present state or this process's role does not allow what was asked.
+    `Conflict` where the present state or this process's role does not allow what was asked. They work in
+    every process that sees delivery, whichever of them delivers to the destination.
     """
 
     @property
     def queue(self) -> Queue: ...
 
-    @property
-    def role(self) -> str:
-        """`all`, `ingest` or `deliver`."""
+    def replicas(self) -> Sequence[Replica]:
+        """The processes at work on the same queue; this one first, as it is now."""
         ...
 
-    @property
-    def started_at(self) -> float:
-        """Seconds since the epoch."""
-        ...
-
-    def sources(self) -> Sequence[SourceLive]:
+    def sources(self) -> Sequence[ConfiguredSource]:
         """The configured sources, in the order of the configuration."""
         ...
 
-    def destinations(self) -> Sequence[DestinationLive]:
+    def destinations(self) -> Sequence[ConfiguredDestination]:
         """The configured destinations, in the order of the configuration."""
         ...
 
@@ -80,5 +70,8 @@ class RelayControl(Protocol):
         ...
 
     async def test(self, destination: str) -> ProbeReport:
-        """Contact a configured destination, sending no event where its contract allows that."""
+        """Contact a configured destination, sending no event where its contract allows that.
+
+        Raises `Conflict` in a process that does not deliver.
+        """
         ...

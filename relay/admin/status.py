@@ -1,7 +1,7 @@
 """What `/api/v1/status` and `konnect-relay status` say: one document, made of values only.
 
-Joins what the process has seen lately with what the queue knows for good. Holds no event content
-and no secret.
+Joins what the relay's processes have seen lately with what the queue knows for good, so that every one of
+them answers alike. Holds no event content and no secret.
 """
 
 from __future__ import annotations
@@ -10,11 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from relay import __version__
-from relay.admin.control import DestinationLive, RelayControl, SourceLive
+from relay.admin.control import ConfiguredDestination, ConfiguredSource, RelayControl
 from relay.admin.times import rfc3339, rfc3339_or_none
-from relay.model import Books, DestinationState, Format, Gap, HoldReason, ReaderKind
-from relay.observe.ledger import oldest_owed
+from relay.model import (
+    Books,
+    DestinationState,
+    Format,
+    Gap,
+    HoldReason,
+    ReaderKind,
+    Replica,
+    Sighting,
+)
+from relay.observe.ledger import oldest_owed, state_of
+from relay.observe.replicas import holder, last_seen
 from relay.queue.base import Queue, ReaderInfo
 
 WebhookStatus = Literal["active", "inactive", "unconfigured"]
@@ -28,7 +37,7 @@ class SourceStatus:
     path: str | None  # None: in the books, no longer in the configuration
     webhook_enabled: bool
     webhook_status: WebhookStatus  # inactive: we refused its last request
-    last_attempt_at: str | None  # since the relay started
+    last_attempt_at: str | None  # at any replica, since that started
     last_response_code: int | None
     last_event_at: str | None
     accepted: int
@@ -63,10 +72,11 @@ class DestinationStatus:
 
     name: str
     type: str | None  # None: the queue still owes it events, but it is not in the configuration
-    state: DestinationState | None
+    state: DestinationState | None  # None: in no process's configuration, as far as is known here
+    replica: str | None  # who delivers now; None while nobody does
     webhook_enabled: bool
     webhook_status: WebhookStatus  # inactive: held, paused, or its last attempt failed
-    last_attempt_at: str | None  # since the relay started
+    last_attempt_at: str | None  # since that replica started
     last_response_code: int | None
     last_response_message: str | None
     hold: HoldStatus | None
@@ -100,13 +110,26 @@ class QueueStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """A process at work on the queue."""
+
+    id: str
+    version: str
+    role: str
+    started_at: str
+    configuration: str  # a hash of what has to be alike in all replicas
+    same_configuration: bool  # as the process that answers
+
+
+@dataclass(frozen=True, slots=True)
 class RelayStatus:
-    """Everything at one moment."""
+    """Everything at one moment. The first three are those of the process that answers."""
 
     version: str
     role: str
     started_at: str
     time: str
+    replicas: tuple[ReplicaStatus, ...]  # the one that answers first
     queue: QueueStatus
     sources: tuple[SourceStatus, ...]
     destinations: tuple[DestinationStatus, ...]
@@ -116,13 +139,16 @@ class RelayStatus:
 async def relay_status(control: RelayControl, now: float) -> RelayStatus:
     """The whole document. Raises `QueueError` when the queue cannot be read."""
     gaps = await control.queue.gaps()
+    replicas = control.replicas()
+    own = replicas[0]
     return RelayStatus(
-        version=__version__,
-        role=control.role,
-        started_at=rfc3339(control.started_at),
+        version=own.version,
+        role=own.role,
+        started_at=rfc3339(own.started_at),
         time=rfc3339(now),
+        replicas=tuple(_replica_status(each, own) for each in replicas),
         queue=_queue_status(control.queue),
-        sources=_source_statuses(control, gaps),
+        sources=_source_statuses(control, replicas, gaps),
         destinations=destination_statuses(control, now),
         open_gaps=len(gaps),
     )
@@ -131,13 +157,17 @@ async def relay_status(control: RelayControl, now: float) -> RelayStatus:
 def destination_statuses(control: RelayControl, now: float) -> tuple[DestinationStatus, ...]:
     """The configured destinations in their order, then those only the queue remembers.
 
-    None in a process that only accepts: the books it would show are another process's to keep.
+    None in a process that does not see delivery: the books it would show are another process's to keep.
     """
-    if control.role == "ingest":
+    if not control.queue.sees_delivery:
         return ()
-    live = {destination.name: destination for destination in control.destinations()}
-    names = dict.fromkeys((*live, *control.queue.destinations()))
-    return tuple(_destination_status(control.queue, name, live.get(name), now) for name in names)
+    replicas = control.replicas()
+    configured = {destination.name: destination for destination in control.destinations()}
+    names = dict.fromkeys((*configured, *control.queue.destinations()))
+    return tuple(
+        _destination_status(control.queue, name, configured.get(name), holder(replicas, name), now)
+        for name in names
+    )
 
 
 def reader_statuses(infos: Sequence[ReaderInfo]) -> tuple[ReaderStatus, ...]:
@@ -146,6 +176,17 @@ def reader_statuses(infos: Sequence[ReaderInfo]) -> tuple[ReaderStatus, ...]:
         ReaderStatus(info.id, info.destination, info.kind, info.backlog, info.total, info.rate)
         for info in infos
         if info.kind is not ReaderKind.LIVE
+    )
+
+
+def _replica_status(replica: Replica, own: Replica) -> ReplicaStatus:
+    return ReplicaStatus(
+        id=replica.id,
+        version=replica.version,
+        role=replica.role,
+        started_at=rfc3339(replica.started_at),
+        configuration=replica.configuration,
+        same_configuration=replica.configuration == own.configuration,
     )
 
 
@@ -164,37 +205,38 @@ def _queue_status(queue: Queue) -> QueueStatus:
     )
 
 
-def _source_statuses(control: RelayControl, gaps: Sequence[Gap]) -> tuple[SourceStatus, ...]:
+def _source_statuses(
+    control: RelayControl, replicas: Sequence[Replica], gaps: Sequence[Gap]
+) -> tuple[SourceStatus, ...]:
     queue = control.queue
     accepted, duplicates, last = queue.accepted(), queue.duplicates(), queue.last_received()
-    live = {source.name: source for source in control.sources()}
+    configured = {source.name: source for source in control.sources()}
     return tuple(
         SourceStatus(
             name=name,
-            path=seen.path if seen else None,
-            webhook_enabled=seen is not None,
-            webhook_status=_source_webhook(seen),
-            last_attempt_at=rfc3339_or_none(seen.last_attempt_at if seen else None),
-            last_response_code=seen.last_response_code if seen else None,
+            path=source.path if source else None,
+            webhook_enabled=source is not None,
+            webhook_status=_source_webhook(source, seen),
+            last_attempt_at=rfc3339_or_none(seen.at),
+            last_response_code=seen.code,
             last_event_at=rfc3339_or_none(last.get(name)),
             accepted=sum(accepted.get((name, form), 0) for form in Format),
             duplicates=duplicates.get(name, 0),
             open_gaps=sum(gap.source == name for gap in gaps),
         )
-        for name in dict.fromkeys((*live, *(source for source, _ in accepted)))
-        for seen in (live.get(name),)
+        for name in dict.fromkeys((*configured, *(source for source, _ in accepted)))
+        for source, seen in ((configured.get(name), last_seen(replicas, name)),)
     )
 
 
-def _source_webhook(seen: SourceLive | None) -> WebhookStatus:
-    if seen is None:
+def _source_webhook(source: ConfiguredSource | None, seen: Sighting) -> WebhookStatus:
+    if source is None:
         return "unconfigured"
-    code = seen.last_response_code
-    return "active" if code is None or 200 <= code < 300 else "inactive"
+    return "active" if seen.code is None or 200 <= seen.code < 300 else "inactive"
 
 
 def _destination_status(
-    queue: Queue, name: str, seen: DestinationLive | None, now: float
+    queue: Queue, name: str, configured: ConfiguredDestination | None, replica: Replica | None, now: float
 ) -> DestinationStatus:
     known = name in queue.destinations()
     books = queue.books(name) if known else Books(0, 0, 0, 0, 0, 0, 0)
@@ -202,17 +244,18 @@ def _destination_status(
     hold = queue.hold(name) if known else None
     retry = readers[0].retry if readers else None
     oldest = oldest_owed(readers)
-    state = seen.state if seen else None
-    response = seen.last_response if seen else None
+    state = state_of(hold, readers) if configured or replica else None
+    seen = replica.destinations[name] if replica else Sighting()
     return DestinationStatus(
         name=name,
-        type=seen.type if seen else None,
+        type=configured.type if configured else None,
         state=state,
-        webhook_enabled=seen is not None and (hold is None or hold.reason is not HoldReason.OPERATOR),
-        webhook_status=_destination_webhook(seen, held=hold is not None),
-        last_attempt_at=rfc3339_or_none(seen.last_attempt_at if seen else None),
-        last_response_code=response.status if response else None,
-        last_response_message=response.detail if response else None,
+        replica=replica.id if replica else None,
+        webhook_enabled=configured is not None and (hold is None or hold.reason is not HoldReason.OPERATOR),
+        webhook_status=_destination_webhook(configured, state),
+        last_attempt_at=rfc3339_or_none(seen.at),
+        last_response_code=seen.code,
+        last_response_message=seen.detail if seen.at is not None else None,
         hold=HoldStatus(hold.reason, rfc3339(hold.since), hold.detail) if hold else None,
         failed_attempts=retry.attempts if retry else 0,
         next_attempt_at=rfc3339(retry.next_at)
@@ -231,7 +274,9 @@ def _destination_status(
     )
 
 
-def _destination_webhook(seen: DestinationLive | None, *, held: bool) -> WebhookStatus:
-    if seen is None:
+def _destination_webhook(
+    configured: ConfiguredDestination | None, state: DestinationState | None
+) -> WebhookStatus:
+    if configured is None:
         return "unconfigured"
-    return "inactive" if held or seen.state not in (DestinationState.ACTIVE, None) else "active"
+    return "active" if state is DestinationState.ACTIVE else "inactive"

@@ -1,4 +1,4 @@
-"""`queue`: look into, verify or repair the queue of a stopped relay."""
+"""`queue`: look into, verify, repair or move the queue of a stopped relay."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 import typer
 
 from relay.admin.times import rfc3339_or_none
-from relay.cli import output
+from relay.cli import migrate, output
 from relay.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, YesOption
+from relay.errors import RelayError
 
 app = typer.Typer(
     help="The queue's file; the relay has to be stopped.", no_args_is_help=True, rich_markup_mode=None
 )
+app.command("migrate")(migrate.migrate)
 
 
 @app.command("inspect")
@@ -51,8 +53,15 @@ def repair(
 
 def _path(config: Path) -> Path:
     from relay.cli.configuration import load_config
+    from relay.config.queue import SqliteQueueConfig
 
-    return load_config(config).config.queue.path
+    queue = load_config(config).config.queue
+    if not isinstance(queue, SqliteQueueConfig):
+        raise RelayError(
+            "This is for the file of a SQLite queue; look into one on NATS JetStream with"
+            f" `nats stream info {queue.stream}` and `nats kv ls {queue.stream}-state`."
+        )
+    return queue.path
 
 
 def _show(document: dict[str, Any], *, as_json: bool) -> None:

@@ -29,6 +29,9 @@ def status(
     screen.print(_destinations(document["destinations"]))
     screen.print()
     screen.print(_sources(document["sources"]))
+    if len(document["replicas"]) > 1:
+        screen.print()
+        screen.print(_replicas(document["replicas"], document["destinations"]))
 
 
 def _headline(document: Any) -> str:
@@ -118,5 +121,27 @@ def _sources(sources: list[Any]) -> Table:
                 it["open_gaps"],
             )
             for it in sources
+        ],
+    )
+
+
+def _replicas(replicas: list[Any], destinations: list[Any]) -> Table:
+    return output.table(
+        "REPLICA",
+        "VERSION",
+        "ROLE",
+        "UP SINCE",
+        "CONFIGURATION",
+        "DELIVERS TO",
+        rows=[
+            (
+                it["id"],
+                it["version"],
+                it["role"],
+                it["started_at"],
+                it["configuration"] if it["same_configuration"] else f"{it['configuration']} DIFFERS",
+                ", ".join([each["name"] for each in destinations if each["replica"] == it["id"]]) or None,
+            )
+            for it in replicas
         ],
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relay.config.destination import DestinationConfig
+from relay.config.queue import JetStreamQueueConfig, SqliteQueueConfig
 from relay.config.schema import Config
 from relay.config.secret import SecretUrl
 from relay.config.types import format_size
@@ -42,14 +43,14 @@ def problems(config: Config) -> Iterator[str]:
 
 def _shared_files(config: Config) -> Iterator[str]:
     """A file that two parts write would be lost to both, and the queue to everybody."""
-    queue = config.queue.path.resolve()
+    queue = config.queue.path.resolve() if isinstance(config.queue, SqliteQueueConfig) else None
     taken: dict[Path, str] = {}
     for index, destination in enumerate(config.destinations):
         path = getattr(destination, "path", None)
         if not isinstance(path, Path):
             continue
         path = path.resolve()
-        if path.parent == queue.parent and path.name.startswith(queue.name):
+        if queue and path.parent == queue.parent and path.name.startswith(queue.name):
             yield f"destinations[{index}].path: expected another file than the queue's, got {path}"
         elif path in taken:
             yield f"destinations[{index}].path: expected a file of its own, got that of {taken[path]}"
@@ -58,9 +59,24 @@ def _shared_files(config: Config) -> Iterator[str]:
 
 def warnings(config: Config) -> Iterator[str]:
     """What works, but should be known to whoever runs it."""
+    if isinstance(config.queue, JetStreamQueueConfig):
+        for warning in _jetstream_warnings(config.queue):
+            yield f"queue.{warning}"
     for index, destination in enumerate(config.destinations):
         for warning in _destination_warnings(destination):
             yield f"destinations[{index}].{warning}"
+
+
+def _jetstream_warnings(queue: JetStreamQueueConfig) -> Iterator[str]:
+    if queue.exposed:
+        yield f"servers: events and credentials may go to {', '.join(queue.exposed)} unencrypted (nats)"
+    if queue.tls is not None and not queue.tls.verify:
+        yield (
+            "tls.verify: the certificates of NATS are not checked; "
+            "anyone on the way can read the events and the credentials"
+        )
+    if queue.replicas == 1:
+        yield "replicas: with 1, events exist on one server only; accepted ones are lost with its disk"
 
 
 def _destination_warnings(destination: DestinationConfig) -> Iterator[str]:

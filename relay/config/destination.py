@@ -120,7 +120,7 @@ class Retry(Section):
 
 
 class ClientTls(Section):
-    """TLS towards a destination."""
+    """TLS of connections that the relay opens."""
 
     verify: bool = Field(
         default=True, description="Check the server's certificate. Off only against a test system."

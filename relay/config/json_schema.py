@@ -14,6 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import SchemaSerializer, core_schema
 
 from relay.config.load import DestinationTypes, config_model
+from relay.config.types import Section
 
 _FROM_ENVIRONMENT = {"type": "string", "pattern": r"\$\{"}
 _LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
@@ -36,11 +37,11 @@ class _AsWritten(GenerateJsonSchema):
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         described = super().default_schema(schema)
-        if "default" in described:
+        if isinstance(schema.get("default"), Section):
+            described.pop("default", None)
+        elif "default" in described:
             serializer = SchemaSerializer(schema["schema"])
             described["default"] = serializer.to_python(schema["default"], mode="json")
-        if isinstance(described.get("default"), dict):
-            del described["default"]
         return described
 
 

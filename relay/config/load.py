@@ -72,6 +72,8 @@ def config_model(destination_types: DestinationTypes) -> type[Config]:
 def _loc(details: ErrorDetails, destination_types: DestinationTypes) -> Loc:
     """The error's place in the file: pydantic adds the union's tag, and stops above a wrong one."""
     loc = details["loc"]
+    if loc[:1] == ("queue",) and len(loc) > 1:
+        loc = loc[:1] + loc[2:]
     if loc[:1] == ("destinations",) and len(loc) > 2 and len(destination_types) > 1:
         loc = loc[:2] + loc[3:]
     if loc[-1:] == ("[key]",):  # what is wrong is the key itself

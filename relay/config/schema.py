@@ -12,10 +12,9 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
 
 from relay.config.destination import DestinationConfig
+from relay.config.queue import WEEK, QueueConfig, SqliteQueueConfig
 from relay.config.secret import OptionalSecret, Secret, Secrets, is_loopback
 from relay.config.types import Duration, Name, Port, Section, Size, refusal
-
-WEEK = 7 * 86400.0  # seconds; as long as Konnect itself keeps audit logs
 
 
 class ServerTls(Section):
@@ -112,28 +111,6 @@ class Source(Section):
     ] = Field(WEEK, description="How long an event is remembered so that a second copy is dropped, or off.")
 
 
-class SqliteQueueConfig(Section):
-    """The embedded queue: one file on a local disk."""
-
-    type: Literal["sqlite"] = Field("sqlite", description="Kind of queue; only sqlite in this version.")
-    path: Path = Field(Path("data/relay.db"), description="The queue's file, on a local disk.")
-    max_bytes: Annotated[Size, Field(gt=0)] = Field(10 * 1024**3, description="Most disk the queue may use.")
-    min_free_disk: Size = Field(1024**3, description="Disk space that is left to others.")
-    when_full: Literal["release_laggards", "reject"] = Field(
-        "release_laggards",
-        description="Full: dead-letter what the destination furthest behind is owed, or answer 429.",
-    )
-    retention: Duration = Field(
-        WEEK, description="How long delivered events stay, for replay and for destinations added later."
-    )
-
-
-def _queue_of_this_version(value: object) -> object:
-    if isinstance(value, dict) and value.get("type") == "jetstream":
-        raise refusal("type jetstream is not available in this version; expected sqlite")
-    return value
-
-
 class Logging(Section):
     """The relay's own log, on standard error."""
 
@@ -167,7 +144,7 @@ class Config(Section):
     server: Server = Field(default=Server(), description="The listener Konnect posts to.")
     admin: Admin = Field(default=Admin(), description="The listener for metrics, health and the admin API.")
     sources: Annotated[tuple[Source, ...], AfterValidator(unique_names)] = Field(description="Who may send.")
-    queue: Annotated[SqliteQueueConfig, BeforeValidator(_queue_of_this_version)] = Field(
+    queue: QueueConfig = Field(
         default=SqliteQueueConfig(), description="Where events are kept until every destination has them."
     )
     destinations: Annotated[tuple[SerializeAsAny[DestinationConfig], ...], AfterValidator(unique_names)] = (

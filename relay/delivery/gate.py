@@ -1,7 +1,7 @@
 """When a destination may be sent to: its circuit and the time of its next attempt or probe.
 
-Owns the hold, in memory and in the queue, and the schedule as a span of elapsed time. Never sends and
-never decides: `Worker` tells what a flight came back with, `decide` had said what that means.
+Owns the circuit, which follows the hold in the queue, and the schedule as a span of elapsed time. Never
+sends and never decides: `Shift` tells what a flight came back with, `decide` had said what that means.
 """
 
 from __future__ import annotations
@@ -47,25 +47,46 @@ class Gate:
         span = min(at - self._clock.now(), longest)
         self._not_before = max(self._not_before, self._clock.monotonic() + span)
 
+    def follow(self) -> bool:
+        """Take over the hold the queue knows where it is not ours; whether it was so.
+
+        The queue puts our own holds in force from the call on, so what differs is always somebody else's.
+        """
+        hold = self._queue.hold(self._destination)
+        if hold == self.circuit.hold:
+            return False
+        if hold is None:
+            self._close()
+        else:
+            self._open(hold)
+        return True
+
     async def hold(self, reason: HoldReason, detail: str, probe_in: float = 0.0) -> None:
         """Open the circuit, or note why it is still open; the next probe is due in *probe_in* seconds."""
         self._not_before = self._clock.monotonic() + probe_in
         before = self.circuit.hold
         if before is not None and (before.reason, before.detail) == (reason, detail):
             return
-        goes_on = before is not None and reason is not HoldReason.OPERATOR
-        since = before.since if before is not None and goes_on else self._clock.now()
-        self.circuit.open(Hold(reason, since, detail))
-        self._log.warning("destination.held", reason=reason.value, detail=detail)
+        since = self._clock.now() if before is None else before.since
+        self._open(Hold(reason, since, detail))
         await self._store()
 
     async def release(self) -> None:
         """Close the circuit; whatever time was set is over."""
+        was_open = self.circuit.is_open
+        self._close()
+        if was_open:
+            await self._store()
+
+    def _open(self, hold: Hold) -> None:
+        self.circuit.open(hold)
+        self._log.warning("destination.held", reason=hold.reason.value, detail=hold.detail)
+
+    def _close(self) -> None:
         self._not_before = 0.0
         if self.circuit.is_open:
             self.circuit.close()
             self._log.info("destination.resumed")
-            await self._store()
 
     async def _store(self) -> None:
         # A full disk must not stop delivery. The hold is in force; if the relay dies before the

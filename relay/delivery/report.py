@@ -99,7 +99,17 @@ class Report:
         self._metrics.settled(self._destination, settlement, latency)
 
     def state(self, state: DestinationState) -> None:
-        """Note the destination's state; a change is counted."""
+        """Note the destination's state; a change is logged."""
         if state is not self._state:
             self._state = state
-            self._metrics.state(self._destination, state)
+            self._log.debug("destination.state", state=state.value)
+
+    def began(self) -> None:
+        """This process is the one that delivers now."""
+        self._metrics.lease(self._destination, held=True)
+        self._log.info("delivery.began")
+
+    def ended(self, *, lost: bool) -> None:
+        """This process delivers no more, because it *lost* the lease or gives it back."""
+        self._metrics.lease(self._destination, held=False)
+        self._log.info("delivery.ended", lost=lost)

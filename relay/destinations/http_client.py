@@ -12,18 +12,16 @@ import io
 import os
 import ssl
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import aiohttp
 from yarl import URL
 
 from relay import __version__, gzipped
-from relay.config.destination import ClientTls
 from relay.destinations.base import Misconfigured, Transient
 from relay.destinations.classify import Reply
 from relay.destinations.http_config import UrlConfig, secrets_in
-from relay.errors import ConfigError
 from relay.model import Response
+from relay.tls import client_context
 
 BODY_LIMIT = 16 * 1024  # bytes read of an answer; every vendor's verdict fits many times over
 
@@ -79,7 +77,7 @@ class HttpClient:
     async def open(self) -> None:
         """Read the certificates and make the pool. Raises `ConfigError` when a file is unusable."""
         # Without TLS there is no use for the system's authorities, which take 20 ms to load.
-        context = True if self._tls is None else await asyncio.to_thread(tls_context, self._tls)
+        context = True if self._tls is None else await asyncio.to_thread(client_context, self._tls)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -132,31 +130,6 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
         if response.status < 400:
             raise
     return bytes(body)
-
-
-def tls_context(tls: ClientTls) -> ssl.SSLContext:
-    """What *tls* asks for; with `ca_file` only the authorities in it are trusted.
-
-    Raises `ConfigError` when a file cannot be read or does not hold what it should. Blocks.
-    """
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise _unusable("ca_file", tls.ca_file, error) from error
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if tls.cert is not None:
-        try:
-            context.load_cert_chain(tls.cert, tls.key)
-        except (OSError, ssl.SSLError) as error:
-            raise _unusable("cert", tls.cert, error) from error
-    return context
-
-
-def _unusable(field: str, path: Path | None, error: OSError) -> ConfigError:
-    reason = getattr(error, "reason", None) or error.strerror
-    return ConfigError([f"tls.{field}: {path} cannot be used: {reason}"])
 
 
 def _no_answer(error: BaseException, timeout: float) -> Transient | Misconfigured:

@@ -77,3 +77,8 @@ def event_ids(lines: Sequence[bytes], ordinals: Sequence[int] | None = None) -> 
 
 def _numbered(digest: str, ordinal: int) -> str:
     return f"{digest}-{ordinal}" if ordinal else digest
+
+
+def ordinal_of(event_id: str) -> int:
+    """An event's ordinal among its identical twins, 0 for the first."""
+    return int(event_id.partition("-")[2] or 0)

@@ -1,6 +1,6 @@
 """When an event happened, as far as its own bytes say: the `rt` field in milliseconds.
 
-Only used to find an event again (`relay.queue.sqlite.dedup`). What matters there is not that the time is
+Only used to find an event again (`relay.queue.dedup`). What matters there is not that the time is
 right but that the same event always gives the same answer; an event without a usable `rt` has none.
 """
 

@@ -129,9 +129,12 @@ OLDEST_AGE = _gauge(
 )
 STATE = _gauge(
     "destination_state",
-    "1 for the state the destination is in, 0 for the others; all 0 where this process does not deliver.",
+    "1 for the state the destination is in, 0 for the others; every replica says the same.",
     "destination",
     "state",
+)
+LEASE = _gauge(
+    "lease_held", "1 while this process is the one that delivers to the destination.", "destination"
 )
 ATTEMPTS = _counter(
     "delivery_attempts_total", "Attempts, by what the destination said.", "destination", "outcome"
@@ -182,4 +185,5 @@ GAP_DEADLINE = _gauge(
 )
 RECOVERED = _counter("recovered_events_total", "Events fetched by recovery.", "source")
 
+REPLICAS = _gauge("replicas", "Processes of the relay that are alive on this queue.")
 BUILD_INFO = _gauge("build_info", "Always 1; the labels tell what runs.", "version", "python")

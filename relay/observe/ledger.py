@@ -10,7 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from relay.model import Backlog, Books, Format, Gap, ReaderKind, Reason
+from relay.model import (
+    Backlog,
+    Books,
+    DestinationState,
+    Format,
+    Gap,
+    Hold,
+    HoldReason,
+    ReaderKind,
+    Reason,
+    Replica,
+    RetryState,
+)
 from relay.observe import catalog
 from relay.observe.catalog import Family
 
@@ -24,6 +36,8 @@ class LedgerReader(Protocol):
 
     @property
     def kind(self) -> ReaderKind: ...
+    @property
+    def retry(self) -> RetryState: ...
     def backlog(self) -> Backlog: ...
 
 
@@ -43,12 +57,16 @@ class LedgerStats(Protocol):
 class Ledger(Protocol):
     """What is read of the queue. `relay.queue.base.Queue` is one."""
 
+    @property
+    def sees_delivery(self) -> bool: ...
     def accepted(self) -> Mapping[tuple[str, Format], int]: ...
     def duplicates(self) -> Mapping[str, int]: ...
     def last_received(self) -> Mapping[str, float]: ...
     def destinations(self) -> Sequence[str]: ...
     def books(self, destination: str) -> Books: ...
     def readers(self, destination: str) -> Sequence[LedgerReader]: ...
+    def hold(self, destination: str) -> Hold | None: ...
+    def replicas(self) -> Sequence[Replica]: ...
     def stats(self) -> LedgerStats: ...
     async def gaps(self) -> Sequence[Gap]: ...
     async def flush(self) -> None: ...
@@ -70,19 +88,21 @@ def samples(
     destinations: Sequence[str],
     now: float,
     started_at: float,
-    delivers: bool,
 ) -> Iterator[Sample]:
     """Everything the queue knows, for what is configured and for what it remembers beyond that.
 
     A destination taken out of the configuration keeps its backlog until someone forgets it, so it
-    stays visible. A process that only accepts (not *delivers*) does not see another one settle and
-    says nothing of destinations. Never awaits: all samples are of one moment.
+    stays visible. A process that does not see another one settle says nothing of destinations. Never
+    awaits: all samples are of one moment.
     """
+    yield Sample(catalog.REPLICAS, (), len(ledger.replicas()))
     yield from _of_queue(ledger.stats())
     yield from _of_sources(ledger, gaps, sources, now, started_at)
-    if not delivers:
+    if not ledger.sees_delivery:
         return
     known = ledger.destinations()
+    for name in destinations:
+        yield from _state_of(ledger, name, attached=name in known)
     for name in dict.fromkeys((*destinations, *known)):
         yield from _of_destination(ledger, name, now, attached=name in known)
 
@@ -110,6 +130,14 @@ def _of_sources(
         yield Sample(catalog.GAP_DEADLINE, (source,), max(0.0, left))
 
 
+def _state_of(ledger: Ledger, name: str, *, attached: bool) -> Iterator[Sample]:
+    state = DestinationState.ACTIVE
+    if attached:
+        state = state_of(ledger.hold(name), ledger.readers(name))
+    for each in DestinationState:
+        yield Sample(catalog.STATE, (name, each), each is state)
+
+
 def _of_destination(ledger: Ledger, name: str, now: float, *, attached: bool) -> Iterator[Sample]:
     books = ledger.books(name) if attached else _NOTHING_OWED
     oldest = oldest_owed(ledger.readers(name)) if attached else None
@@ -124,6 +152,18 @@ def _of_destination(ledger: Ledger, name: str, now: float, *, attached: bool) ->
         yield Sample(catalog.DEAD_LETTERED, (name, reason), books.dead_by_reason.get(reason, 0))
     yield Sample(catalog.BACKLOG, of, max(0, books.backlog))
     yield Sample(catalog.OLDEST_AGE, of, 0.0 if oldest is None else max(0.0, now - oldest))
+
+
+def state_of(hold: Hold | None, readers: Sequence[LedgerReader]) -> DestinationState:
+    """What a destination is doing.
+
+    Follows from what is stored, so that every replica says the same, whoever delivers.
+    """
+    if hold is not None:
+        paused = hold.reason is HoldReason.OPERATOR
+        return DestinationState.PAUSED if paused else DestinationState.HELD
+    retrying = any(reader.retry.attempts for reader in readers)
+    return DestinationState.RETRYING if retrying else DestinationState.ACTIVE
 
 
 def oldest_owed(readers: Sequence[LedgerReader]) -> float | None:

@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from relay import __version__
 from relay.clock import Clock
 from relay.errors import QueueError
-from relay.model import DestinationState, Format, Gap, Settlement
+from relay.model import Format, Gap, Settlement
 from relay.observe import catalog
 from relay.observe.catalog import Family, Outcome, code_label
 from relay.observe.ledger import Ledger, Sample, samples
@@ -54,11 +54,11 @@ class _DestinationSeries:
 
     outcomes: Mapping[Outcome, Counter]
     codes: Mapping[str, Counter]
-    states: Mapping[DestinationState, Gauge]
     retries: Counter
     duration: Histogram
     delivered_bytes: Counter
     latency: Histogram
+    lease: Gauge
 
 
 class Metrics:
@@ -89,7 +89,7 @@ class Metrics:
         self._delivery_duration = self._histogram(catalog.DELIVERY_DURATION)
         self._delivered_bytes = self._counter(catalog.DELIVERED_BYTES)
         self._latency = self._histogram(catalog.DELIVERY_LATENCY)
-        self._state = self._gauge(catalog.STATE)
+        self._lease = self._gauge(catalog.LEASE)
         self._per_source: tuple[MetricWrapperBase, ...] = (
             self._requests,
             self._received_bytes,
@@ -105,18 +105,15 @@ class Metrics:
             self._delivery_duration,
             self._delivered_bytes,
             self._latency,
-            self._state,
+            self._lease,
         )
         self._gauge(catalog.BUILD_INFO).labels(__version__, platform.python_version()).set(1)
 
         self.set_targets(sources, destinations)
 
-    def bind(self, ledger: Ledger, *, clock: Clock, delivers: bool = True) -> None:
-        """Read the durable figures from *ledger* at every scrape from now on.
-
-        Without those of destinations where this process is not the one that *delivers*.
-        """
-        self._books = _Books(ledger, clock, delivers=delivers)
+    def bind(self, ledger: Ledger, *, clock: Clock) -> None:
+        """Read the durable figures from *ledger* at every scrape from now on."""
+        self._books = _Books(ledger, clock)
         self._registry.register(self._books)
 
     def set_targets(self, sources: Sequence[str], destinations: Sequence[str]) -> None:
@@ -190,12 +187,11 @@ class Metrics:
         if latency is not None:
             series.latency.observe(max(0.0, latency))
 
-    def state(self, destination: str, state: DestinationState) -> None:
-        """The destination is in *state* now."""
+    def lease(self, destination: str, *, held: bool) -> None:
+        """Whether this process is the one that delivers."""
         series = self._destinations.get(destination)
         if series is not None:
-            for other, gauge in series.states.items():
-                gauge.set(other is state)
+            series.lease.set(held)
 
     # -- exposition
 
@@ -235,20 +231,19 @@ class Metrics:
         return _DestinationSeries(
             {outcome: self._attempts.labels(name, outcome) for outcome in catalog.OUTCOMES},
             {code: self._responses.labels(name, code) for code in catalog.CODES},
-            {state: self._state.labels(name, state) for state in DestinationState},
             self._retries.labels(name),
             self._delivery_duration.labels(name),
             self._delivered_bytes.labels(name),
             self._latency.labels(name),
+            self._lease.labels(name),
         )
 
 
 class _Books(Collector):
     """What the queue said when it was last asked, in the form prometheus_client collects."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, *, delivers: bool) -> None:
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
-        self._delivers = delivers
         self._clock = clock
         self._started_at = clock.now()
         self._gaps: Sequence[Gap] = ()
@@ -270,7 +265,6 @@ class _Books(Collector):
                 destinations=destinations,
                 now=self._clock.now(),
                 started_at=self._started_at,
-                delivers=self._delivers,
             )
         )
 

@@ -13,6 +13,7 @@ tests/contract/queue/. What both sides must be able to say naturally is why the 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -30,14 +31,45 @@ from relay.model import (
     ReaderKind,
     Reason,
     Receipt,
+    Replica,
     RetryState,
     Settlement,
 )
 
 
+class Observer(Protocol):
+    """Where a queue reports what no one asks it for."""
+
+    def commit(self, batches: int, seconds: float) -> None:
+        """Batches were made durable together."""
+        ...
+
+    def corrupt(self, batches: int) -> None:
+        """Batches were found not to match their checksum."""
+        ...
+
+
+class Lease(Protocol):
+    """The right to deliver to one destination; one process of the relay has it at a time."""
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Set when another process may be delivering by now: stop at once, settle nothing more."""
+        ...
+
+    async def release(self) -> None:
+        """Store what is still in memory and let another process go on from there.
+
+        Whoever had the lease does this in any case, also when it is lost. Raises `QueueError` where the
+        queue cannot be reached; the lease then runs out by itself.
+        """
+        ...
+
+
 class Reader(Protocol):
     """A cursor over a range of the log on behalf of one destination.
 
+    Every process sees every reader; only the one with the destination's `Lease` reads and settles.
     Used by one task at a time. What has been read is handed out again only after `rewind` or a
     restart, and then from the watermark on: ranges settled beyond it may be sent a second time.
     """
@@ -170,6 +202,14 @@ class ReaderInfo:
 class Queue(Protocol):
     """The durable log with its readers, dead letters and books."""
 
+    @property
+    def sees_delivery(self) -> bool:
+        """Whether books, readers and holds are those of the whole relay, to be read and changed here.
+
+        False only in a process that accepts beside another one that delivers and keeps them to itself.
+        """
+        ...
+
     async def append(self, batches: Sequence[Batch]) -> Receipt:
         """Store the batches of one request, all or none, durably; drop what was accepted before.
 
@@ -185,7 +225,8 @@ class Queue(Protocol):
     async def append_wait(self, after: int) -> int:
         """Wait until something was appended since the call that returned *after*; return the new mark.
 
-        Wakes up spuriously. Start with 0, which returns at once.
+        Wakes up spuriously, and when a destination's readers or hold changed. Start with 0, which
+        returns at once.
         """
         ...
 
@@ -203,6 +244,14 @@ class Queue(Protocol):
 
     def readers(self, destination: str) -> Sequence[Reader]:
         """The destination's readers as they are now, the live one first."""
+        ...
+
+    async def lease(self, destination: str) -> Lease:
+        """Wait until this process is the one that delivers to *destination*, which it has attached.
+
+        Whoever has waited asks for `readers`, `hold` and the retry states anew: another process may
+        have changed them. Cancelled while it waits, it leaves nothing taken.
+        """
         ...
 
     async def forget(self, destination: str) -> None:
@@ -228,11 +277,11 @@ class Queue(Protocol):
         ...
 
     def hold(self, destination: str) -> Hold | None:
-        """The destination's stored hold."""
+        """The destination's hold, as this process or another one set it last."""
         ...
 
     async def set_hold(self, destination: str, hold: Hold | None) -> None:
-        """Store or lift a hold, durably."""
+        """Put a hold in force or lift it, from the call on; stored durably when it returns."""
         ...
 
     def books(self, destination: str) -> Books: ...
@@ -260,6 +309,14 @@ class Queue(Protocol):
         ...
 
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]: ...
+
+    async def announce(self, replica: Replica) -> None:
+        """Tell the other processes of this relay what this one is and sees; again whenever it changes."""
+        ...
+
+    def replicas(self) -> Sequence[Replica]:
+        """The processes at work on this queue, as they described themselves; this one first."""
+        ...
 
     async def ping(self) -> None:
         """Prove that the queue can commit. Raises `QueueError`."""

@@ -175,15 +175,14 @@ class Sink:
 
 async def generate(
     pool: Pool,
-    port: int,
-    *,
+    *ports: int,
     connections: int = 16,
     rate: float | None = None,
     requests: int | None = None,
     time_limit: float = 300.0,
 ) -> Result:
-    """Run the load generator to its end."""
-    command = [sys.executable, "-m", "tests.fakes.loadgen", str(pool.path), str(port)]
+    """Run the load generator to its end; its connections take the *ports* in turn."""
+    command = [sys.executable, "-m", "tests.fakes.loadgen", str(pool.path), *map(str, ports)]
     command += ["--connections", str(connections), "--time-limit", str(time_limit)]
     if rate is not None:
         command += ["--rate", str(rate)]

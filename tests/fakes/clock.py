@@ -59,6 +59,13 @@ class FakeClock:
                     return round(self._sleepers[0][0] - self._elapsed, 6)
                 await self._arrival.wait()
 
+    async def asleep(self, tasks: int) -> None:
+        """Wait until so many tasks are asleep."""
+        async with asyncio.timeout(TIME_LIMIT):
+            while self.sleepers < tasks:
+                self._arrival.clear()
+                await self._arrival.wait()
+
     async def advance(self, seconds: float) -> None:
         """Let *seconds* pass. Each sleeper runs before the next one is due, and may sleep again."""
         target = self._elapsed + seconds

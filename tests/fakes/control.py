@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relay.admin.control import DestinationLive, SourceLive
+from relay import __version__
+from relay.admin.control import ConfiguredDestination, ConfiguredSource
 from relay.clock import Clock
 from relay.destinations.base import ProbeReport
 from relay.errors import Conflict, NotFound
-from relay.model import DestinationState, Hold, HoldReason, Response
+from relay.model import Hold, HoldReason, Replica, Sighting
 from relay.queue.base import Queue
 
 
@@ -19,37 +20,31 @@ class OperatedRelay:
         self, queue: Queue, clock: Clock, sources: Sequence[str], destinations: Sequence[str]
     ) -> None:
         self.queue = queue
-        self.role = "all"
-        self.started_at = clock.now()
         self.probe = ProbeReport(ok=True, detail="It answers.")
-        self.answered: dict[str, tuple[float, int]] = {}  # by source: when, with which code
-        self.responses: dict[str, tuple[float, Response]] = {}  # by destination
+        self.answered: dict[str, Sighting] = {}  # by source
+        self.responses: dict[str, Sighting] = {name: Sighting() for name in destinations}
+        self.others: list[Replica] = []  # beside this one
+        self._started_at = clock.now()
         self._clock = clock
         self._sources = sources
         self._destinations = list(destinations)
 
-    def sources(self) -> Sequence[SourceLive]:
-        return [
-            SourceLive(name, f"/audit-logs/{name}", *self.answered.get(name, (None, None)))
-            for name in self._sources
-        ]
+    def replicas(self) -> Sequence[Replica]:
+        own = Replica(
+            "a1b2", __version__, "all", self._started_at, "c0ffee", dict(self.answered), dict(self.responses)
+        )
+        return (own, *self.others)
 
-    def destinations(self) -> Sequence[DestinationLive]:
-        return [
-            DestinationLive(name, "http", self._state(name), *self.responses.get(name, (None, None)))
-            for name in self._destinations
-        ]
+    def sources(self) -> Sequence[ConfiguredSource]:
+        return [ConfiguredSource(name, f"/audit-logs/{name}") for name in self._sources]
 
-    def _state(self, name: str) -> DestinationState:
-        hold = self.queue.hold(name)
-        if hold is None:
-            retrying = self.queue.readers(name)[0].retry.attempts
-            return DestinationState.RETRYING if retrying else DestinationState.ACTIVE
-        return DestinationState.PAUSED if hold.reason is HoldReason.OPERATOR else DestinationState.HELD
+    def destinations(self) -> Sequence[ConfiguredDestination]:
+        return [ConfiguredDestination(name, "http") for name in self._destinations]
 
     def remove(self, destination: str) -> None:
         """Take it out of the configuration."""
         self._destinations.remove(destination)
+        self.responses.pop(destination, None)
 
     async def hold(self, destination: str, detail: str) -> None:
         self._known(destination)

@@ -1,7 +1,8 @@
-"""A load generator as a process of its own: `python -m tests.fakes.loadgen POOL PORT …`.
+"""A load generator as a process of its own: `python -m tests.fakes.loadgen POOL PORT [PORT …]`.
 
 Sends the requests of a pool over keep-alive connections, either as fast as answers come (closed
-loop) or at a fixed rate, and prints one JSON document. Raw protocols on uvloop, because it shares
+loop) or at a fixed rate, and prints one JSON document. Connections take the ports in turn, as a load
+balancer would. Raw protocols on uvloop, because it shares
 two cores with the relay it measures. Owns how requests are sent, never what is in them.
 
 At a fixed rate a request is due when its tick comes, whether or not a connection is free then, so a
@@ -55,8 +56,9 @@ class Result:
 class _Connection(asyncio.Protocol):
     """One keep-alive connection with at most one request on it."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: _Run, port: int) -> None:
         self._run = run
+        self.port = port
         self._transport: asyncio.WriteTransport | None = None
         self._rest = b""
         self.index = -1
@@ -97,9 +99,9 @@ class _Connection(asyncio.Protocol):
 class _Run:
     """One measurement: which request comes next, and what came of the ones before."""
 
-    def __init__(self, requests: Requests, port: int, count: int, rate: float | None) -> None:
+    def __init__(self, requests: Requests, ports: Sequence[int], count: int, rate: float | None) -> None:
         self.requests = requests
-        self._port = port
+        self._ports = ports
         self._loop = asyncio.get_running_loop()
         self._rate = rate
         self._count = count
@@ -115,8 +117,8 @@ class _Run:
         self._done = asyncio.Event()
 
     async def __call__(self, connections: int, time_limit: float) -> Result:
-        for _ in range(connections):
-            await self._loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
+        for n in range(connections):
+            await self._connect(self._ports[n % len(self._ports)])
         self._started = time.monotonic()
         cpu = time.process_time()
         async with asyncio.timeout(time_limit):
@@ -127,6 +129,9 @@ class _Run:
                 await self._tick(self._rate)
             await self._done.wait()
         return self._result(time.process_time() - cpu)
+
+    async def _connect(self, port: int) -> None:
+        await self._loop.create_connection(lambda: _Connection(self, port), "127.0.0.1", port)
 
     def _more(self) -> bool:
         return bool(self._again) or self._next < self._count
@@ -185,7 +190,7 @@ class _Run:
         if connection.index >= 0:
             self._codes["reset"] += 1
             self._again.append(connection.index)
-        self._loop.call_later(_RETRY_SECONDS, self._reconnect)
+        self._loop.call_later(_RETRY_SECONDS, self._reconnect, connection.port)
 
     def _retry(self, index: int) -> None:
         self._again.append(index)
@@ -194,12 +199,12 @@ class _Run:
         elif self._rate is not None:
             self._due.append(time.monotonic())
 
-    def _reconnect(self) -> None:
+    def _reconnect(self, port: int) -> None:
         async def connect() -> None:
             try:
-                await self._loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
+                await self._connect(port)
             except OSError:
-                self._loop.call_later(_RETRY_SECONDS, self._reconnect)
+                self._loop.call_later(_RETRY_SECONDS, self._reconnect, port)
 
         self._connecting = self._loop.create_task(connect())  # kept: a task nobody holds may vanish
 
@@ -228,18 +233,24 @@ def quantile(ranked: Sequence[float], q: float) -> float:
 
 
 async def run(
-    pool: Path, port: int, *, connections: int, rate: float | None, requests: int | None, time_limit: float
+    pool: Path,
+    ports: Sequence[int],
+    *,
+    connections: int,
+    rate: float | None,
+    requests: int | None,
+    time_limit: float,
 ) -> Result:
     """Send a pool's first *requests* requests, each until it is accepted."""
     mapped = Pool.load(pool).open()
     count = len(mapped) if requests is None else min(requests, len(mapped))
-    return await _Run(mapped, port, count, rate)(connections, time_limit)
+    return await _Run(mapped, ports, count, rate)(connections, time_limit)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pool", type=Path)
-    parser.add_argument("port", type=int)
+    parser.add_argument("ports", type=int, nargs="+", metavar="port")
     parser.add_argument("--connections", type=int, default=16)
     parser.add_argument("--rate", type=float, help="requests a second; without it a closed loop")
     parser.add_argument("--requests", type=int, help="how many; all of the pool without it")
@@ -248,7 +259,7 @@ def main() -> None:
     result = uvloop.run(
         run(
             given.pool,
-            given.port,
+            given.ports,
             connections=given.connections,
             rate=given.rate,
             requests=given.requests,

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relay.batch import StoredBatch
-from relay.config.schema import SqliteQueueConfig
+from relay.config.queue import SqliteQueueConfig
 from relay.model import DeadLetter, Position, Reason, Receipt, Response, Settlement
 from relay.queue.base import DeadLetterFilter, Reader
-from relay.queue.sqlite import SqliteQueue, recent
+from relay.queue.dedup import recent
+from relay.queue.sqlite import SqliteQueue
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, cef
 

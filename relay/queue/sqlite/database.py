@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
 from relay.errors import QueueCorrupt, QueueError, QueueFull, QueueLocked
-
-Role = Literal["all", "ingest", "deliver"]
+from relay.model import Role
 
 # Milliseconds a connection waits for another process's write lock. Only the two-process set-up
 # (`--role ingest` and `--role deliver`) ever waits, and then for single commits.

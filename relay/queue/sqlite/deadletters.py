@@ -22,10 +22,10 @@ from relay.queue.sqlite.readers import STORE_AGAIN, dead_row
 from relay.queue.sqlite.store import BatchStore
 from relay.queue.sqlite.writer import Writer
 
-_SELECT = (
-    "SELECT l.id, d.name, l.reason, l.position, l.count, l.created_at, l.status, l.detail, l.excerpt,"
+# Of `dead_letters l JOIN destinations d`, as `letter_of` takes them.
+COLUMNS = (
+    "l.id, d.name, l.reason, l.position, l.count, l.created_at, l.status, l.detail, l.excerpt,"
     " l.attempts, l.event_id, l.source, l.received_at, l.line, l.reader IS NOT NULL"
-    " FROM dead_letters l JOIN destinations d ON d.id = l.destination"
 )
 
 
@@ -51,11 +51,15 @@ async def find(
     store: BatchStore, which: DeadLetterFilter, *, after: int, limit: int
 ) -> Sequence[StoredDeadLetter]:
     terms, values = condition(which)
-    sql = f"{_SELECT} WHERE {terms} AND l.id > ? ORDER BY l.id LIMIT ?"
-    return [_letter(row) for row in await store.query(sql, [*values, after, limit])]
+    sql = (
+        f"SELECT {COLUMNS} FROM dead_letters l JOIN destinations d ON d.id = l.destination"
+        f" WHERE {terms} AND l.id > ? ORDER BY l.id LIMIT ?"
+    )
+    return [letter_of(row) for row in await store.query(sql, [*values, after, limit])]
 
 
-def _letter(row: Any) -> StoredDeadLetter:
+def letter_of(row: Any) -> StoredDeadLetter:
+    """A row of COLUMNS."""
     letter, name, reason, position, count, created_at, status, detail, excerpt, attempts, *rest = row
     event_id, source, received_at, line, redriving = rest
     return StoredDeadLetter(

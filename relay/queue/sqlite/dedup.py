@@ -14,8 +14,9 @@ from collections import OrderedDict
 
 from relay import gzipped
 from relay.konnect.lines import event_ids
-from relay.queue.sqlite.fingerprint import BUCKET_MASK, Fingerprint
+from relay.queue.dedup.fingerprint import Fingerprint
 from relay.queue.sqlite.rows import COLUMNS, BatchRow
+from relay.queue.sqlite.spans import BUCKET_MASK, Spans
 
 _OPENED_BATCHES = 256  # id sets of batches opened for comparison are kept
 
@@ -35,17 +36,18 @@ class Search:
         connection: sqlite3.Connection,
         source: int,
         each: Fingerprint,
+        spans: Spans,
         since: float,
         ordinals: list[int] | None,
     ) -> frozenset[int]:
         """The indices of events accepted before, at or after *since* (seconds since the epoch)."""
-        spans = {bucket: (first, last) for bucket, first, last in each.spans}
+        rows = {bucket: (first, last) for bucket, first, last in spans.rows}
         opened: dict[int, list[frozenset[str]]] = {}
         found = set()
         for index, event_id in enumerate(event_ids(each.lines, ordinals)):
-            bucket, _ = each.bucket(each.lines[index])
+            bucket = spans.bucket(each.lines[index])
             if bucket not in opened:
-                low, high = spans.get(bucket, (0, BUCKET_MASK))
+                low, high = rows.get(bucket, (0, BUCKET_MASK))
                 opened[bucket] = self._candidates(connection, source, bucket, low, high, since)
             if any(event_id in ids for ids in opened[bucket]):
                 found.add(index)

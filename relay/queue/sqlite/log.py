@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from relay import gzipped
 from relay.batch import StoredBatch
-from relay.konnect.lines import count_formats
 from relay.model import Batch, Format, Receipt
+from relay.queue.dedup.fingerprint import Fingerprint, ordinals
+from relay.queue.dedup.parts import with_lines
 from relay.queue.sqlite.dedup import Search
-from relay.queue.sqlite.fingerprint import Fingerprint, ordinals
 from relay.queue.sqlite.rows import COLUMNS, BatchRow, make_row
+from relay.queue.sqlite.spans import Spans
 
 # SQLite takes 32,766 variables a statement; a few dozen rows amortise its cost well enough.
 _ROWS_A_STATEMENT = 32
@@ -30,7 +30,7 @@ class Request:
     source_name: str
     batches: Sequence[Batch]
     prints: Sequence[Fingerprint]
-    indexed: bool  # its events are to be found again
+    spans: Sequence[Spans]  # where its events are to be found again; empty where that is not wanted
     suspicious: bool  # some of its events may have been accepted before
     since: float  # events accepted before this time (seconds since the epoch) are no duplicates
 
@@ -65,23 +65,26 @@ class EventLog:
             numbers = numbered[n] if numbered else None
             if each is not None and request.suspicious:
                 self.flush(connection)  # requests earlier in this transaction must be found, too
-                known = self._search.known(connection, request.source, each, request.since, numbers)
+                known = self._search.known(
+                    connection, request.source, each, request.spans[n], request.since, numbers
+                )
                 if len(known) == batch.count:
                     continue
                 if known:
-                    batch, each, numbers = _without(batch, each, known, numbers)
-            kept.append((batch, each, numbers))
+                    batch, numbers = _without(batch, each, known, numbers)
+            kept.append((batch, request.spans[n] if request.spans else None, numbers))
         # Staged only now, so that twins in two batches of this request do not find each other.
         return _appended([self._store(request, *each) for each in kept], total)
 
     def _store(
-        self, request: Request, batch: Batch, each: Fingerprint | None, numbers: list[int] | None
+        self, request: Request, batch: Batch, spans: Spans | None, numbers: list[int] | None
     ) -> tuple[Batch, StoredBatch]:
         row = make_row(self._next, request.source, batch, numbers)
         self._rows.append(row)
         self._staged += 1
-        if each is not None and request.indexed:
-            self._times += [(row.source, bucket, row.sequence, lo, hi) for bucket, lo, hi in each.spans]
+        if spans is not None:
+            # Of all its events, dropped ones too: too wide a span only costs a comparison.
+            self._times += [(row.source, bucket, row.sequence, lo, hi) for bucket, lo, hi in spans.rows]
         self._next += row.events
         stored = StoredBatch(
             sequence=row.sequence,
@@ -124,14 +127,10 @@ def _insert(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[obje
 
 def _without(
     batch: Batch, each: Fingerprint, known: frozenset[int], numbers: list[int] | None
-) -> tuple[Batch, Fingerprint, list[int] | None]:
+) -> tuple[Batch, list[int] | None]:
     """The batch without the events at the indices *known*; twins keep the ordinals they had."""
     keep = [i for i in range(len(each.lines)) if i not in known]
-    left = [each.lines[i] for i in keep]
-    body = b"\n".join(left) + b"\n"
-    payload = gzipped.compress(body)
-    slim = replace(batch, formats=count_formats(left), body=body, payload=payload, lines=left)
-    return slim, each.without(left, payload), [numbers[i] for i in keep] if numbers else None
+    return with_lines(batch, [each.lines[i] for i in keep]), [numbers[i] for i in keep] if numbers else None
 
 
 def _appended(kept: Sequence[tuple[Batch, StoredBatch]], total: int) -> Appended:

@@ -1,7 +1,7 @@
 """The SQLite queue's front: opens the parts in order, connects them, and closes them in reverse.
 
     append ──▶ Writer (group commit) ──▶ EventLog (dedup, rows)
-                  ▲    then: head, cache, totals, wake-up
+                  ▲    then: Tail (head, totals, wake-up), cache
     Progress ─────┤◀── readers settle into Accounts
     Space ────────┘    upkeep: measure, purge, release, vacuum
 
@@ -14,11 +14,11 @@ import asyncio
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from relay.batch import StoredBatch
 from relay.clock import Clock
-from relay.config.schema import SqliteQueueConfig
+from relay.config.queue import SqliteQueueConfig
 from relay.errors import QueueError
 from relay.model import (
     Batch,
@@ -28,32 +28,34 @@ from relay.model import (
     Hold,
     Position,
     Receipt,
+    Replica,
+    Role,
 )
-from relay.queue.base import DeadLetterFilter, QueueStats, Reader, ReaderInfo, StoredDeadLetter
+from relay.queue.base import (
+    DeadLetterFilter,
+    Lease,
+    Observer,
+    QueueStats,
+    Reader,
+    ReaderInfo,
+    StoredDeadLetter,
+)
 from relay.queue.sqlite import deadletters
 from relay.queue.sqlite.accounts import Progress
-from relay.queue.sqlite.database import FileLock, Role, open_database
+from relay.queue.sqlite.alone import OnlyReplica, OwnLease
+from relay.queue.sqlite.database import FileLock, open_database
 from relay.queue.sqlite.gaps import Gaps
-from relay.queue.sqlite.log import Appended, EventLog, next_sequence
+from relay.queue.sqlite.log import Appended, EventLog
 from relay.queue.sqlite.quarantine import Quarantine
 from relay.queue.sqlite.roster import Roster
 from relay.queue.sqlite.rows import BatchRow
 from relay.queue.sqlite.sources import Sources
 from relay.queue.sqlite.space import Limits, Space
 from relay.queue.sqlite.store import BatchStore
-from relay.queue.sqlite.totals import Totals
+from relay.queue.sqlite.tail import Tail
 from relay.queue.sqlite.writer import Writer
 
 _UPKEEP_SECONDS = 1.0
-_FOLLOW_SECONDS = 0.025  # how often a relay that only delivers looks for what another process appended
-
-
-class Observer(Protocol):
-    """Where the queue reports what no one asks it for."""
-
-    def commit(self, batches: int, seconds: float) -> None: ...
-
-    def corrupt(self, batches: int) -> None: ...
 
 
 class _Silent:
@@ -83,8 +85,7 @@ class SqliteQueue:
         self._max_bytes = config.max_bytes
         self._windows_by_name = dict(deduplicate)
         self._sources = Sources(connection)
-        self._head = next_sequence(connection)
-        self._totals = Totals(connection)
+        self._tail = Tail(connection)
         self._gaps = Gaps(connection)
         self._corrupt = 0
         self._log = EventLog(connection)
@@ -108,11 +109,10 @@ class SqliteQueue:
             clock=clock,
             windows=self._sources.windows,
             readers=self._roster.log_readers,
-            head=lambda: self._head,
-            deleted=self._deleted,
+            head=lambda: self._tail.head,
+            deleted=self._tail.deleted,
         )
-        self._mark = 0
-        self._changed = asyncio.Event()
+        self._replicas = OnlyReplica()
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -156,7 +156,7 @@ class SqliteQueue:
         await self._roster.refresh_hints()
         loops = [self._run_upkeep()]
         if self._role == "deliver":
-            loops.append(self._run_follow())
+            loops.append(self._tail.follow(self._store, self._clock))
         self._tasks = [asyncio.create_task(loop) for loop in loops]  # noqa: TID251 - awaited in close()
 
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
@@ -182,58 +182,52 @@ class SqliteQueue:
 
     def _appended(self, source: str, at: float, appended: Appended) -> None:
         for batch in appended.stored:
-            self._head = batch.sequence + batch.count
             self._store.remember(batch, len(batch.payload) + len(batch.body))
-        self._totals.add(source, appended.formats, len(appended.stored), appended.receipt.duplicates, at)
         self._space.appended(appended.payload_bytes)
-        if appended.stored:
-            self._wake()
-
-    def _wake(self) -> None:
-        self._mark += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._tail.appended(source, at, appended)
 
     async def append_wait(self, after: int) -> int:
-        if self._mark <= after:
-            await self._changed.wait()
-        return self._mark
+        return await self._tail.wait(after)
 
     async def quarantine(self, source: str, body: bytes, cause: str) -> None:
         await self._quarantine.keep_body(source, body, cause)
 
     async def _quarantine_batch(self, row: BatchRow) -> None:
         if await self._quarantine.move_batch(row, self._sources.names.get(row.source, "unknown")):
-            self._deleted(1)
+            self._tail.deleted(1)
             self._corrupt += 1
             self._observer.corrupt(1)
-
-    def _deleted(self, batches: int) -> None:
-        self._totals.all.batches -= batches
 
     # -- delivery ----------------------------------------------------------------------------
 
     @property
+    def sees_delivery(self) -> bool:
+        return self._role != "ingest"
+
+    @property
     def head(self) -> int:
-        return self._head
+        return self._tail.head
 
     async def read(self, start: int, stop: int, max_events: int) -> list[StoredBatch]:
         return await self._store.read(start, stop, max_events)
 
     async def attach(self, destination: str, start: Literal["now", "earliest"]) -> Sequence[Reader]:
         readers = await self._roster.attach(destination, start)
-        self._wake()
+        self._tail.wake()
         return readers
 
     def readers(self, destination: str) -> Sequence[Reader]:
         return self._roster.readers(destination)
+
+    async def lease(self, destination: str) -> Lease:
+        return OwnLease()
 
     async def forget(self, destination: str) -> None:
         await self._roster.forget(destination)
 
     async def replay(self, destination: str, start: float, end: float, rate: float | None) -> ReaderInfo:
         info = await self._roster.replay(destination, start, end, rate)
-        self._wake()
+        self._tail.wake()
         return info
 
     def hold(self, destination: str) -> Hold | None:
@@ -242,6 +236,7 @@ class SqliteQueue:
     async def set_hold(self, destination: str, hold: Hold | None) -> None:
         account = self._roster.account(destination)
         account.hold = hold
+        self._tail.wake()
         self._progress.changed(account)
         await self._progress.store()
 
@@ -262,7 +257,7 @@ class SqliteQueue:
     async def redrive(self, which: DeadLetterFilter) -> int:
         await self._store_dead_letters()
         marked = await self._roster.redrive(which)
-        self._wake()
+        self._tail.wake()
         return marked
 
     async def discard(self, which: DeadLetterFilter) -> int:
@@ -279,7 +274,7 @@ class SqliteQueue:
     def books(self, destination: str) -> Books:
         account = self._roster.account(destination)
         return Books(
-            owed=self._head - account.start + account.backfilled,
+            owed=self._tail.head - account.start + account.backfilled,
             delivered=account.delivered,
             filtered=account.filtered,
             dead=account.dead + account.discarded,
@@ -290,13 +285,13 @@ class SqliteQueue:
         )
 
     def accepted(self) -> Mapping[tuple[str, Format], int]:
-        return self._totals.all.accepted
+        return self._tail.totals.all.accepted
 
     def duplicates(self) -> Mapping[str, int]:
-        return self._totals.all.duplicates
+        return self._tail.totals.all.duplicates
 
     def last_received(self) -> Mapping[str, float]:
-        return self._totals.all.last_received
+        return self._tail.totals.all.last_received
 
     async def open_gap(self, source: str, start: float, end: float, cause: str) -> None:
         self._gaps.note(source, start, end, cause)
@@ -317,14 +312,20 @@ class SqliteQueue:
             bytes=max(0, usage.used),
             max_bytes=self._max_bytes,
             disk_free_bytes=max(0, usage.disk_free),
-            batches=max(0, self._totals.all.batches),
-            events=0 if oldest is None else self._head - oldest,
+            batches=max(0, self._tail.totals.all.batches),
+            events=0 if oldest is None else self._tail.head - oldest,
             oldest_received_at=usage.oldest_received_at,
-            head=Position(self._head),
+            head=Position(self._tail.head),
             corrupt_batches=self._corrupt,
             quarantined_bodies=self._quarantine.entries,
             accepting=self._space.accepting,
         )
+
+    async def announce(self, replica: Replica) -> None:
+        self._replicas.announce(replica)
+
+    def replicas(self) -> Sequence[Replica]:
+        return self._replicas.all()
 
     # -- upkeep ------------------------------------------------------------------------------
 
@@ -354,10 +355,10 @@ class SqliteQueue:
             return
         await self._space.give_back()
         if self._role == "deliver":  # the other process counts what it accepts
-            self._totals = await self._writer.submit(Totals)
+            await self._tail.count_anew(self._writer)
 
     async def _store_small_things(self) -> None:
-        counts, gaps, head = self._totals.take(), self._gaps.take(), self._head
+        counts, gaps, head = self._tail.totals.take(), self._gaps.take(), self._tail.head
         if self._role == "deliver" or not (counts or gaps):
             return
 
@@ -368,23 +369,9 @@ class SqliteQueue:
         try:
             await self._writer.submit(run)
         except QueueError:
-            self._totals.give_back(counts)
+            self._tail.totals.give_back(counts)
             self._gaps.give_back(gaps)
             raise
-
-    async def _run_follow(self) -> None:
-        """Notice what the ingesting process appended: its commits change `data_version`."""
-        seen = None
-        while True:
-            await self._clock.sleep(_FOLLOW_SECONDS)
-            with suppress(QueueError):
-                version = (await self._store.query("PRAGMA data_version"))[0][0]
-                if version == seen:
-                    continue
-                if (end := await self._store.end()) > self._head:
-                    self._head = end
-                    self._wake()
-                seen = version
 
     async def close(self) -> None:
         if self._closed:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from relay.batch import StoredBatch
@@ -17,6 +16,7 @@ from relay.clock import Clock
 from relay.errors import QueueError
 from relay.model import Backlog, DeadLetter, Position, ReaderKind, Reason, RetryState, Settlement
 from relay.queue.base import Reader
+from relay.queue.ranges import Ranges, Tally
 from relay.queue.sqlite.accounts import Account, DeadRow, Progress
 
 STORE_AGAIN = 1.0  # seconds between attempts to store dead letters while the disk refuses
@@ -31,28 +31,6 @@ class Log(Protocol):
         ...
 
     async def read(self, start: int, stop: int, max_events: int) -> list[StoredBatch]: ...
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of a range of events, in the making."""
-
-    delivered: int = 0
-    delivered_bytes: int = 0
-    filtered: int = 0
-    dead: tuple[DeadLetter, ...] = ()
-    lost: int = 0  # events of a batch that is gone; a tally has either these or the others
-
-    @property
-    def events(self) -> int:
-        return self.delivered + self.filtered + len(self.dead) + self.lost
-
-    def without(self, events: int) -> Tally:
-        """Take *events* off that were given up while they were in flight (see `LogReader.expire`)."""
-        delivered = max(0, self.delivered - events)
-        filtered = max(0, self.filtered - max(0, events - self.delivered))
-        dead = self.dead[max(0, events - self.delivered - self.filtered) :]
-        return Tally(delivered, self.delivered_bytes, filtered, dead, max(0, self.lost - events))
 
 
 class LogReader:
@@ -79,27 +57,26 @@ class LogReader:
         self.retry = retry
         self.total = None if stop is None else stop - watermark
         self.account = account
-        self._watermark = watermark
+        self._ranges = Ranges(watermark)
         self._stop = stop
         self._at = watermark  # the next event to read
         self._log = log
         self._progress = progress
         self._clock = clock
         self._remove = remove
-        self._done: dict[int, tuple[int, Tally]] = {}  # settled beyond the watermark: start -> (end, tally)
         self._arrivals: deque[tuple[int, float]] = deque()  # (end, received_at) of batches read, in order
         self.oldest_hint: float | None = None  # arrival of the head, where nothing was read yet
 
     def __repr__(self) -> str:
-        return f"<LogReader {self.account.name} {self.kind} {self._watermark}..{self._stop or 'head'}>"
+        return f"<LogReader {self.account.name} {self.kind} {self._ranges.watermark}..{self._stop or 'head'}>"
 
     @property
     def watermark(self) -> Position:
-        return Position(self._watermark)
+        return Position(self._ranges.watermark)
 
     @property
     def position(self) -> int:
-        return self._watermark
+        return self._ranges.watermark
 
     @property
     def stop(self) -> int:
@@ -107,10 +84,10 @@ class LogReader:
 
     @property
     def finished(self) -> bool:
-        return self._stop is not None and self._watermark >= self._stop
+        return self._stop is not None and self._ranges.watermark >= self._stop
 
     def stored_state(self) -> tuple[int, int, float]:
-        return self._watermark, self.retry.attempts, self.retry.next_at
+        return self._ranges.watermark, self.retry.attempts, self.retry.next_at
 
     def unread(self) -> bool:
         return self._at < self.stop
@@ -138,7 +115,7 @@ class LogReader:
     def _lost(self, start: int, end: int) -> None:
         """No batch holds these numbers: they were quarantined. Owed events become dead letters."""
         self._at = end
-        self._done[start] = (end, Tally(lost=end - start))
+        self._ranges.lose(start, end)
         self._advance()
 
     def _bury_range(self, start: int, end: int, reason: Reason, detail: str) -> None:
@@ -148,28 +125,18 @@ class LogReader:
         self._progress.changed(self.account, self)
 
     async def settle(self, settlement: Settlement) -> None:
-        start = settlement.start.sequence + settlement.start.offset
-        end = settlement.end.sequence + settlement.end.offset
-        tally = Tally(settlement.delivered, settlement.delivered_bytes, settlement.filtered, settlement.dead)
-        if tally.events != end - start:
-            raise QueueError(f"{self!r}: {tally.events} fates for the {end - start} events from {start}")
-        if end <= self._watermark:
-            return  # given up while in flight
-        if start < self._watermark:
-            start, tally = self._watermark, tally.without(self._watermark - start)
-        self._done[start] = (end, tally)
+        self._ranges.settle(settlement)
         if self._advance():
             await self._store_dead_letters()
 
     def _advance(self) -> bool:
         """Move the watermark over what is settled without a break; True if that buried anything."""
         buried = False
-        while (entry := self._done.pop(self._watermark, None)) is not None:
-            self._book(tally := entry[1])
-            self._watermark = entry[0]
+        for tally in self._ranges.advance():
+            self._book(tally)
             buried |= bool(tally.dead or tally.lost)
             self._progress.changed(self.account, self)
-        while self._arrivals and self._arrivals[0][0] <= self._watermark:
+        while self._arrivals and self._arrivals[0][0] <= self._ranges.watermark:
             self._arrivals.popleft()
         return buried
 
@@ -184,7 +151,7 @@ class LogReader:
         account.filtered += tally.filtered
         if tally.lost:
             gone = "the stored batch no longer matched its checksum"
-            self._bury_range(self._watermark, self._watermark + tally.lost, Reason.CORRUPT, gone)
+            self._bury_range(self.position, self.position + tally.lost, Reason.CORRUPT, gone)
         for letter in tally.dead:
             account.bury(letter.reason, 1)
             self._progress.bury(account, dead_row(account.id, letter, self._clock.now()))
@@ -207,37 +174,32 @@ class LogReader:
     def rewind(self) -> None:
         # What was settled beyond the watermark stays settled: reading passes over it again, so it
         # is forgotten here and sent once more (delivery is at least once).
-        self._done.clear()
+        self._ranges.forget()
         self._arrivals.clear()
-        self._at = self._watermark
+        self._at = self._ranges.watermark
 
     def expire(self, to: int) -> int:
         """Give up the events before number *to*; returns how many were owed."""
         to = min(to, self.stop)
-        if to <= self._watermark:
+        if to <= self._ranges.watermark:
             return 0
-        given_up = to - self._watermark
+        given_up = to - self._ranges.watermark
         if self.kind is not ReaderKind.REPLAY:
             self._bury_range(
-                self._watermark,
+                self._ranges.watermark,
                 to,
                 Reason.EXPIRED,
                 "released to make room; this destination was furthest behind",
             )
-        self._watermark = to
+        self._ranges.give_up(to)
         self._at = max(self._at, to)
-        for start, (end, tally) in sorted(self._done.items()):
-            if start < to:
-                del self._done[start]
-                if end > to:
-                    self._done[to] = (end, tally.without(to - start))
         self.oldest_hint = None
         self._progress.changed(self.account, self)
         self._advance()
         return given_up
 
     def backlog(self) -> Backlog:
-        events = max(0, self.stop - self._watermark)
+        events = max(0, self.stop - self._ranges.watermark)
         if not events:
             return Backlog(0, None)
         oldest = self._arrivals[0][1] if self._arrivals else self.oldest_hint

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from relay import gzipped
 from relay.errors import QueueError
 from relay.model import Batch
-from relay.queue.sqlite.fingerprint import Fingerprint, fingerprint
+from relay.queue.dedup.fingerprint import Fingerprint, fingerprint, tail_hashes
+from relay.queue.dedup.recent import Recent
 from relay.queue.sqlite.log import Request
-from relay.queue.sqlite.recent import Recent, newest_event_time
+from relay.queue.sqlite.spans import BUCKET_BITS, spans_of
 from relay.queue.sqlite.writer import Writer
 
 
@@ -39,7 +41,7 @@ class Sources:
         for name, number, newest in await writer.submit(run):
             self.numbers[name] = number
             self.names[number] = name
-            self._recent.setdefault(number, Recent(newest))
+            self._recent.setdefault(number, Recent(newest, _hashes))
             if name in deduplicate:
                 self.windows[number] = deduplicate[name]
 
@@ -56,13 +58,15 @@ class Sources:
         if window is None:
             # Twins on both sides of a cut are told apart by ordinals all the same.
             prints = await _fingerprints(batches) if len(batches) > 1 else ()
-            return Request(number, name, batches, prints, indexed=False, suspicious=False, since=at)
+            return Request(number, name, batches, prints, (), suspicious=False, since=at)
         prints = await _fingerprints(batches)
         recent = self._recent[number]
         # No await between the two: the next request must find this one.
         suspicious = not recent.is_new(prints)
-        recent.add(prints)
-        return Request(number, name, batches, prints, indexed=True, suspicious=suspicious, since=at - window)
+        for each in prints:
+            recent.add(each.oldest, each.newest, len(each.lines), each.payload, each.made)
+        spans = tuple(map(spans_of, prints))
+        return Request(number, name, batches, prints, spans, suspicious, since=at - window)
 
     def failed(self, request: Request) -> None:
         self._recent[request.source].forget()
@@ -72,3 +76,19 @@ async def _fingerprints(batches: Sequence[Batch]) -> Sequence[Fingerprint]:
     if len(batches) == 1:  # a thread costs more than that
         return (fingerprint(batches[0]),)
     return await asyncio.to_thread(lambda: tuple(map(fingerprint, batches)))
+
+
+def _hashes(payload: bytes) -> Iterable[int]:
+    return tail_hashes(gzipped.decompress(payload).split(b"\n")[:-1])
+
+
+def newest_event_time(connection: sqlite3.Connection, source: int) -> int:
+    """The newest believable event time stored for a source, in milliseconds; 0 when there is none."""
+    row = connection.execute(
+        "SELECT bucket, max(last) FROM event_times WHERE source=? AND bucket=("
+        " SELECT max(bucket) FROM event_times WHERE source=? AND bucket>=0)",
+        (source, source),
+    ).fetchone()
+    if row is None or row[0] is None:
+        return 0
+    return int((row[0] << BUCKET_BITS) | row[1])

@@ -20,8 +20,8 @@ from relay.errors import QueueFull
 from relay.model import ReaderKind
 from relay.queue.sqlite.accounts import Progress
 from relay.queue.sqlite.dedup import load_ids
-from relay.queue.sqlite.fingerprint import bucket_at
 from relay.queue.sqlite.readers import LogReader
+from relay.queue.sqlite.spans import bucket_at
 from relay.queue.sqlite.writer import Writer
 
 _BATCHES_A_STEP = 500

@@ -11,8 +11,9 @@ import pytest
 import structlog
 
 from relay.admin.server import AdminServer
-from relay.config.schema import Admin, SqliteQueueConfig
-from relay.model import DeadLetter, Position, Reason, Response, Settlement
+from relay.config.queue import SqliteQueueConfig
+from relay.config.schema import Admin
+from relay.model import DeadLetter, Position, Reason, Response, Role, Settlement
 from relay.observe.metrics import Metrics
 from relay.queue.sqlite import SqliteQueue
 from tests.fakes.clock import FakeClock
@@ -42,11 +43,15 @@ class Admined:
         await self.close()
         await self.session.close()
 
-    async def open(self) -> None:
+    async def open(self, role: Role = "all") -> None:
         self._lost = False
         config = SqliteQueueConfig(path=self._folder / "relay.db", min_free_disk=0)
         self.queue = await SqliteQueue.open(
-            config, clock=self.clock, metrics=self.metrics, deduplicate={"eu": 3600.0, "us": None}
+            config,
+            clock=self.clock,
+            metrics=self.metrics,
+            deduplicate={"eu": 3600.0, "us": None},
+            role=role,
         )
         for name in ("splunk", "sumo"):
             await self.queue.attach(name, "now")
@@ -69,11 +74,11 @@ class Admined:
         await self.queue.close()
         self._lost = True
 
-    async def restart(self) -> None:
+    async def restart(self, role: Role = "all") -> None:
         """A new process on the same queue."""
         await self.close()
         self.metrics = Metrics(["eu", "us"], ["splunk", "sumo"])
-        await self.open()
+        await self.open(role)
 
     @property
     def url(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay.admin.times import rfc3339
-from relay.model import Hold, HoldReason, Response, RetryState
+from relay.model import Hold, HoldReason, Replica, RetryState, Sighting
 from relay.queue.base import DeadLetterFilter
 from tests.contract.admin.conftest import TOKEN, Admined
 from tests.fakes.events import NOW, cef
@@ -133,7 +133,7 @@ async def test_status_tells_of_a_fresh_relay(admin: Admined) -> None:
 
 async def test_a_source_that_was_refused_is_inactive(admin: Admined) -> None:
     """Konnect's four fields, from our side."""
-    admin.control.answered = {"eu": (NOW + 1, 429), "us": (NOW + 2, 200)}
+    admin.control.answered = {"eu": Sighting(NOW + 1, 429), "us": Sighting(NOW + 2, 200)}
 
     eu, us = (await admin.get("/api/v1/status"))["sources"]
 
@@ -147,7 +147,7 @@ async def test_status_tells_what_a_destination_is_owed(admin: Admined) -> None:
     await admin.accept(10)
     await admin.settle("sumo", delivered=4, dead=2, filtered=1)
     await admin.queue.readers("sumo")[0].retry_later(RetryState(2, NOW + 4))
-    admin.control.responses["sumo"] = (NOW, Response("It is busy.", 503))
+    admin.control.responses["sumo"] = Sighting(NOW, 503, "It is busy.")
     await admin.clock.advance(90)
 
     sumo = await admin.get("/api/v1/destinations/sumo")
@@ -163,6 +163,60 @@ async def test_status_tells_what_a_destination_is_owed(admin: Admined) -> None:
     assert (sumo["state"], sumo["webhook_status"], sumo["failed_attempts"]) == ("retrying", "inactive", 2)
     assert (sumo["last_response_code"], sumo["last_response_message"]) == (503, "It is busy.")
     assert sumo["next_attempt_at"].endswith("Z")
+
+
+async def test_any_replica_tells_of_all(admin: Admined) -> None:
+    """Who delivers and what the SIEM said there; the newest request, whichever replica answered it."""
+    admin.control.answered = {"eu": Sighting(NOW + 1, 429), "us": Sighting(NOW + 5, 200)}
+    del admin.control.responses["sumo"]
+    admin.control.others = [
+        Replica(
+            "e5f6",
+            "9.9",
+            "ingest",
+            NOW - 60,
+            "c0ffee",
+            sources={"eu": Sighting(NOW + 2, 200), "us": Sighting(NOW + 4, 500)},
+        ),
+        Replica(
+            "c3d4",
+            "0.1",
+            "deliver",
+            NOW - 90,
+            "facade",
+            destinations={"sumo": Sighting(NOW + 3, 502, "Bad gateway.")},
+        ),
+    ]
+
+    status = await admin.get("/api/v1/status")
+
+    splunk, sumo = status["destinations"]
+    assert [(it["id"], it["role"], it["same_configuration"]) for it in status["replicas"]] == [
+        ("a1b2", "all", True),
+        ("e5f6", "ingest", True),
+        ("c3d4", "deliver", False),
+    ]
+    assert [(it["last_response_code"], it["webhook_status"]) for it in status["sources"]] == [
+        (200, "active"),
+        (200, "active"),
+    ]
+    assert (splunk["replica"], splunk["last_attempt_at"], splunk["last_response_message"]) == (
+        "a1b2",
+        None,
+        None,
+    )
+    assert (sumo["replica"], sumo["last_attempt_at"]) == ("c3d4", rfc3339(NOW + 3))
+    assert (sumo["last_response_code"], sumo["last_response_message"]) == (502, "Bad gateway.")
+
+
+async def test_a_destination_nobody_delivers_to_keeps_its_state(admin: Admined) -> None:
+    """While a lease changes hands the stored hold is what counts."""
+    del admin.control.responses["sumo"]
+    await admin.queue.set_hold("sumo", Hold(HoldReason.OPERATOR, NOW, "moving house"))
+
+    sumo = await admin.get("/api/v1/destinations/sumo")
+
+    assert (sumo["state"], sumo["replica"], sumo["webhook_status"]) == ("paused", None, "inactive")
 
 
 async def test_status_holds_no_event(admin: Admined) -> None:
@@ -323,7 +377,7 @@ async def test_a_failing_queue_is_a_problem_and_no_stack_trace(admin: Admined) -
 
 async def test_a_process_that_only_accepts_leaves_destinations_alone(admin: Admined) -> None:
     """Their books and readers are the other process's; what this one shows of them would be stale."""
-    admin.control.role = "ingest"
+    await admin.restart("ingest")
     replay = {"destination": "sumo", "from": "2026-11-01T00:00:00Z", "to": "2026-12-01T00:00:00Z"}
 
     assert (await admin.ask("POST", "/api/v1/dead-letters/redrive", {"all": True}))[0] == 409

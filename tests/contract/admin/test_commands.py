@@ -12,7 +12,7 @@ import pytest
 
 from relay.cli.main import main
 from relay.destinations.base import ProbeReport
-from relay.model import Hold, HoldReason, Position, Settlement
+from relay.model import Hold, HoldReason, Position, Replica, Settlement, Sighting
 from tests.contract.admin.conftest import TOKEN, Admined
 from tests.fakes.events import NOW, cef
 
@@ -108,6 +108,22 @@ async def test_status_for_people(command: Command, admin: Admined) -> None:
     assert "held (misconfigured)" in splunk
     assert "1,234" in splunk
     assert next(line for line in out.splitlines() if line.startswith("eu")).split()[1] == "/audit-logs/eu"
+
+
+async def test_status_tells_of_several_replicas(command: Command, admin: Admined) -> None:
+    """Who they are, who delivers, and which of them is configured otherwise."""
+    assert "REPLICA" not in (await command("status"))[1]
+    del admin.control.responses["sumo"]
+    admin.control.others = [
+        Replica("c3d4", "0.1", "deliver", NOW, "facade", destinations={"sumo": Sighting()})
+    ]
+
+    _, out, _ = await command("status")
+
+    lines = [line.split() for line in out.splitlines()]
+    assert next(line for line in lines if line[:1] == ["a1b2"])[-1] == "splunk"
+    other = next(line for line in lines if line[:1] == ["c3d4"])
+    assert (other[-2:], other[2]) == (["DIFFERS", "sumo"], "deliver")
 
 
 async def test_status_for_scripts(command: Command, admin: Admined) -> None:

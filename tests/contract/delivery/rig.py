@@ -13,11 +13,11 @@ from random import Random
 from typing import Any
 
 from relay.config.destination import DestinationConfig
-from relay.config.schema import SqliteQueueConfig
+from relay.config.queue import SqliteQueueConfig
 from relay.delivery.worker import DestinationWorker
 from relay.destinations.base import Destination
 from relay.destinations.registry import CONFIG_TYPES, build
-from relay.model import Books, DestinationState, Settlement
+from relay.model import Books, Hold, HoldReason, Settlement
 from relay.observe import logs
 from relay.observe.catalog import Outcome
 from relay.observe.metrics import Metrics
@@ -39,9 +39,9 @@ class Plain(Random):
 class Told(Metrics):
     """The real metrics, which also wake whoever waits for something to happen."""
 
-    def __init__(self, destinations: list[str]) -> None:
+    def __init__(self, destinations: list[str], told: asyncio.Event) -> None:
         super().__init__(["eu", "us"], destinations)
-        self.told = asyncio.Event()
+        self.told = told
         self.attempts: list[tuple[str, Outcome, int | None, bool]] = []
 
     def attempt(
@@ -55,22 +55,34 @@ class Told(Metrics):
         super().settled(destination, settlement, latency)
         self.told.set()
 
-    def state(self, destination: str, state: DestinationState) -> None:
-        super().state(destination, state)
-        self.told.set()
+
+class Heard(BytesIO):
+    """A log stream that wakes them too."""
+
+    def __init__(self, told: asyncio.Event) -> None:
+        super().__init__()
+        self._told = told
+
+    def write(self, data: Any) -> int:
+        self._told.set()
+        return super().write(data)
 
 
 class Rig:
     """One queue and any number of workers on it."""
 
-    def __init__(self, path: Path, names: tuple[str, ...] = ("siem",)) -> None:
+    def __init__(
+        self, path: Path, names: tuple[str, ...] = ("siem",), *, engine: type[SqliteQueue] = SqliteQueue
+    ) -> None:
         self.clock = FakeClock(NOW)
-        self.metrics = Told(list(names))
-        self.log_stream = BytesIO()
+        told = asyncio.Event()
+        self.metrics = Told(list(names), told)
+        self.log_stream = Heard(told)
         self.workers: dict[str, DestinationWorker] = {}
         self.sent: list[bytes] = []
         self._log = logs.configure("debug", stream=self.log_stream)
         self._path = path
+        self._engine = engine
         self._running: dict[str, asyncio.Task[None]] = {}
         self._destinations: dict[str, Destination] = {}
         self.queue: SqliteQueue
@@ -78,7 +90,7 @@ class Rig:
     async def open(self) -> None:
         config = SqliteQueueConfig(path=self._path, min_free_disk=0, max_bytes=1 << 30)
         # A clock of its own: the queue's upkeep must not look like a waiting worker.
-        self.queue = await SqliteQueue.open(
+        self.queue = await self._engine.open(
             config, clock=FakeClock(NOW), deduplicate={"eu": None, "us": None}
         )
 
@@ -140,6 +152,15 @@ class Rig:
         await self.queue.close()
 
     # What happens
+
+    async def hold(self, name: str = "siem", detail: str = "") -> None:
+        """What an operator's hold is to the worker."""
+        await self.queue.set_hold(name, Hold(HoldReason.OPERATOR, self.clock.now(), detail))
+
+    async def resume(self, name: str = "siem") -> None:
+        """What an operator's resume is to the worker."""
+        await self.queue.set_hold(name, None)
+        await self.workers[name].try_now()
 
     async def append(self, count: int, *, source: str = "eu", at: float | None = None) -> list[bytes]:
         """Accept one batch of *count* events."""

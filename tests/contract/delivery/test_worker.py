@@ -14,7 +14,7 @@ from relay.destinations.base import (
     Throttled,
     Transient,
 )
-from relay.model import DestinationState, HoldReason, ReaderKind, Reason, Response, RetryState
+from relay.model import DestinationState, HoldReason, ReaderKind, Reason, Response, RetryState, Sighting
 from relay.queue.base import DeadLetterFilter
 from tests.contract.delivery.rig import Rig
 from tests.fakes.events import NOW
@@ -113,7 +113,7 @@ async def test_a_held_destination_is_probed_at_once_after_a_restart(rig: Rig, si
 async def test_an_operators_hold_survives_a_restart_and_is_never_probed(rig: Rig, siem: Siem) -> None:
     """Only `resume` ends it; the events are all there then."""
     worker = await rig.start(url=siem.url)
-    await worker.hold("maintenance of the SIEM")
+    await rig.hold(detail="maintenance of the SIEM")
     assert worker.state is DestinationState.PAUSED
     await rig.append(25)
     await rig.kill()
@@ -127,7 +127,7 @@ async def test_an_operators_hold_survives_a_restart_and_is_never_probed(rig: Rig
     assert (hold.reason, hold.detail) == (HoldReason.OPERATOR, "maintenance of the SIEM")
     assert (rig.clock.sleepers, siem.requests, rig.books().backlog) == (0, [], 25)
 
-    await worker.resume()
+    await rig.resume()
     await rig.drained()
     assert [len(r.lines()) for r in siem.requests] == [10, 15]
     assert rig.queue.hold("siem") is None
@@ -139,7 +139,7 @@ async def test_resume_ends_a_wait(rig: Rig, siem: Siem) -> None:
     worker = await rig.start(url=siem.url)
     await rig.append(3)
     assert await rig.clock.next_wake() == 1
-    await worker.resume()
+    await rig.resume()
     await rig.drained()
 
     assert worker.state is DestinationState.ACTIVE
@@ -153,7 +153,7 @@ async def test_resume_while_a_retry_is_in_the_air(rig: Rig, siem: Siem) -> None:
     await rig.append(3)
     assert await rig.waits(1) == [1]
     await siem.received(2)
-    await worker.resume()
+    await rig.resume()
     assert rig.queue.readers("siem")[0].retry == RetryState()
     answer.set()
     await rig.drained()
@@ -169,7 +169,7 @@ async def test_a_hold_lets_the_request_in_the_air_land(rig: Rig, siem: Siem) -> 
     await rig.append(3)
     await siem.received(1)
     await rig.append(4)
-    await worker.hold("")
+    await rig.hold()
     answer.set()
     await rig.until(lambda: rig.books().delivered == 3)
 
@@ -358,11 +358,11 @@ async def test_scattered_partial_success_resends_only_what_is_missing(rig: Rig) 
 async def test_partial_success_with_nothing_left(rig: Rig) -> None:
     """Where each event has its own verdict and none is open, filtered ones behind them are booked too."""
     fake = Scripted(Partial(BAD, (0,), (Rejection(1, Reason.REJECTED, "no"),)))
-    worker = await rig.start("other", destination=fake, filter={"names": ["yes"]})
-    await worker.hold("until all is there")
+    await rig.start("other", destination=fake, filter={"names": ["yes"]})
+    await rig.hold("other")
     await rig.append_lines([b'{"name":"%s"}' % name for name in (b"no", b"yes", b"yes", b"no")])
     await rig.append_lines([b'{"name":"no"}'] * 3)
-    await worker.resume()
+    await rig.resume("other")
     await rig.drained("other")
 
     books = rig.books("other")
@@ -389,8 +389,7 @@ async def test_a_success_while_another_request_failed_keeps_the_schedule(rig: Ri
     assert await rig.clock.next_wake() == 2
     assert rig.queue.readers("other")[0].retry.attempts == 2
     assert "retrying" in repr(worker)
-    assert worker.last_response is not None
-    assert (worker.last_response.status, worker.last_attempt_at) == (503, NOW + 1)
+    assert worker.sighting == Sighting(NOW + 1, 503, "down")
 
 
 async def test_a_repeated_failure_is_logged_loudly_once(rig: Rig, siem: Siem) -> None:
@@ -493,11 +492,11 @@ async def test_a_backfill_is_not_starved_by_steady_live_events(rig: Rig, siem: S
     """While the live lane always has something new, the other one still gets every fifth turn."""
     await rig.append(100)
     old = list(rig.sent)
-    worker = await rig.start(url=siem.url, start_from="earliest", batch={"max_events": 10})
-    await worker.hold("until everything is there")
+    await rig.start(url=siem.url, start_from="earliest", batch={"max_events": 10})
+    await rig.hold()
     for _ in range(12):
         await rig.append(10)
-    await worker.resume()
+    await rig.resume()
     await rig.drained()
 
     turns = ["old" if r.lines()[0] in old else "live" for r in siem.requests]

@@ -17,7 +17,8 @@ import uvloop
 from structlog.typing import EventDict, WrappedLogger
 
 from relay.clock import Clock, SystemClock
-from relay.config.schema import Server, Source, SqliteQueueConfig
+from relay.config.queue import SqliteQueueConfig
+from relay.config.schema import Server, Source
 from relay.ingest.server import IngestServer
 from relay.observe.metrics import Metrics
 from relay.queue.base import Reader

@@ -8,7 +8,7 @@ import pytest
 
 from relay.model import Receipt
 from relay.queue.base import Queue
-from tests.contract.queue.conftest import Opener
+from tests.contract.queue.conftest import Opener, attached
 from tests.contract.queue.test_log import read_lines
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, cef, lines, restamped
@@ -33,7 +33,7 @@ async def test_a_replay_with_other_boundaries_and_stamps_is_recognised(
     queue: Queue, reopen: Opener, restart: bool
 ) -> None:
     """Batch boundaries and header times do not matter; what is new among them is kept."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     for n in range(0, 30, 10):
         await queue.append([batch(lines(10, first=n, at=NOW + n), at=NOW + n)])
     for n in range(100):  # an hour later, all sorts of other things have happened
@@ -41,7 +41,7 @@ async def test_a_replay_with_other_boundaries_and_stamps_is_recognised(
         await queue.append([batch(lines(5, first=1000 + 5 * n, at=at), at=at)])
     if restart:
         queue = await reopen()
-        (reader,) = await queue.attach("siem", "now")
+        (reader,) = await attached(queue, "siem", "now")
 
     seen = [line for n in range(0, 30, 10) for line in lines(10, first=n, at=NOW + n)]
     missed = lines(3, first=500, at=NOW + 4)
@@ -54,7 +54,7 @@ async def test_a_replay_with_other_boundaries_and_stamps_is_recognised(
 
 async def test_twins_inside_one_batch_survive_and_are_recognised_together(queue: Queue) -> None:
     """Identical events in one batch are different events; the same batch again brings none."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     twins = [cef(1), cef(2), cef(1), cef(1)]
 
     first = await queue.append([batch(twins)])
@@ -70,7 +70,7 @@ async def test_twins_inside_one_batch_survive_and_are_recognised_together(queue:
 
 async def test_twins_in_two_batches_of_one_request_survive(queue: Queue) -> None:
     """A request that was cut into batches keeps twins on both sides of the cut apart."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     request = [batch([cef(1), cef(2)]), batch([cef(1), cef(3)])]
 
     assert Receipt(4, 0) == await queue.append(request)

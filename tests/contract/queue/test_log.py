@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from relay.batch import StoredBatch
-from relay.errors import QueueError, QueueLocked
+from relay.errors import QueueError
 from relay.model import (
     DeadLetter,
     Event,
@@ -24,7 +23,7 @@ from relay.model import (
     Settlement,
 )
 from relay.queue.base import DeadLetterFilter, Queue, Reader
-from tests.contract.queue.conftest import Opener
+from tests.contract.queue.conftest import Opener, attached
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, cef, lines
 
@@ -59,7 +58,7 @@ def whole(stored: StoredBatch, offset: int = 0) -> Settlement:
 
 async def test_what_was_appended_is_read_byte_for_byte_in_order(queue: Queue) -> None:
     """A reader gives the lines of all batches in the order of their appends."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     first, second = lines(3), lines(2, first=3)
 
     receipt = await queue.append([batch(first)])
@@ -72,7 +71,7 @@ async def test_what_was_appended_is_read_byte_for_byte_in_order(queue: Queue) ->
 
 async def test_read_stops_at_the_number_of_events_asked_for(queue: Queue) -> None:
     """A reader hands out whole batches until they hold the wanted number of events."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     for n in range(5):
         await queue.append([batch(lines(10, first=10 * n))])
 
@@ -84,8 +83,8 @@ async def test_read_stops_at_the_number_of_events_asked_for(queue: Queue) -> Non
 
 async def test_each_destination_reads_everything(queue: Queue) -> None:
     """Readers of different destinations do not take events from each other."""
-    (one,) = await queue.attach("one", "now")
-    (two,) = await queue.attach("two", "now")
+    (one,) = await attached(queue, "one", "now")
+    (two,) = await attached(queue, "two", "now")
     events = lines(5)
     await queue.append([batch(events)])
 
@@ -98,7 +97,7 @@ async def test_each_destination_reads_everything(queue: Queue) -> None:
 async def test_a_destination_added_later_owes_only_what_follows(queue: Queue) -> None:
     """`start_from: now` skips what is in the log already."""
     await queue.append([batch(lines(4))])
-    (reader,) = await queue.attach("late", "now")
+    (reader,) = await attached(queue, "late", "now")
     later = lines(2, first=4)
     await queue.append([batch(later)])
 
@@ -110,7 +109,7 @@ async def test_back_fill_reads_what_was_there_before(queue: Queue) -> None:
     """`start_from: earliest` adds a reader for the past beside the live one."""
     past = lines(4)
     await queue.append([batch(past)])
-    live, fill = await queue.attach("late", "earliest")
+    live, fill = await attached(queue, "late", "earliest")
     now = lines(2, first=4)
     await queue.append([batch(now)])
 
@@ -126,20 +125,20 @@ async def test_back_fill_reads_what_was_there_before(queue: Queue) -> None:
 
 async def test_many_concurrent_appends_are_all_durable(queue: Queue, reopen: Opener) -> None:
     """Requests that share a commit are all there after a restart, each once."""
-    await queue.attach("siem", "now")
+    await attached(queue, "siem", "now")
     batches = [batch(lines(2, first=2 * n)) for n in range(200)]
 
     receipts = await asyncio.gather(*[queue.append([each]) for each in batches])
 
     assert [Receipt(2, 0)] * 200 == receipts
     again = await reopen()
-    (reader,) = await again.attach("siem", "now")
+    (reader,) = await attached(again, "siem", "now")
     assert sorted(lines(400)) == sorted(await read_lines(reader))
 
 
 async def test_the_batches_of_one_request_are_appended_together(queue: Queue) -> None:
     """A request cut into several batches counts as one."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
 
     receipt = await queue.append([batch(lines(3)), batch(lines(3, first=3))])
 
@@ -172,12 +171,12 @@ async def test_formats_are_counted_per_source(queue: Queue, reopen: Opener) -> N
 
 async def test_settled_events_are_not_read_again_after_a_restart(queue: Queue, reopen: Opener) -> None:
     """The watermark survives a restart; what lies behind it is read from there."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(10))])
     await reader.read(10)
     await reader.settle(Settlement(Position(1), Position(1, 4), delivered=4, delivered_bytes=4))
 
-    (reader,) = await (await reopen()).attach("siem", "now")
+    (reader,) = await attached(await reopen(), "siem", "now")
 
     assert lines(10)[4:] == await read_lines(reader)
     assert reader.backlog().events == 6
@@ -185,7 +184,7 @@ async def test_settled_events_are_not_read_again_after_a_restart(queue: Queue, r
 
 async def test_ranges_settled_out_of_order_join(queue: Queue) -> None:
     """The watermark waits for the first open range and then passes all that follow."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     for n in range(3):
         await queue.append([batch(lines(2, first=2 * n))])
     pieces = [stored for stored, _ in await reader.read(6)]
@@ -202,7 +201,7 @@ async def test_ranges_settled_out_of_order_join(queue: Queue) -> None:
 
 async def test_a_settlement_must_account_for_every_event(queue: Queue) -> None:
     """A range with too few fates is refused: an event would vanish from the books."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(3))])
     await reader.read(3)
 
@@ -212,7 +211,7 @@ async def test_a_settlement_must_account_for_every_event(queue: Queue) -> None:
 
 async def test_rewind_gives_unsettled_events_again(queue: Queue) -> None:
     """After a rewind, reading starts at the watermark."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(4))])
     await reader.read(4)
     await reader.settle(Settlement(Position(1), Position(1, 1), delivered=1))
@@ -224,17 +223,17 @@ async def test_rewind_gives_unsettled_events_again(queue: Queue) -> None:
 
 async def test_retry_state_survives_a_restart(queue: Queue, reopen: Opener) -> None:
     """A crash neither forgets nor restarts a schedule."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await reader.retry_later(RetryState(3, NOW + 8))
 
-    (reader,) = await (await reopen()).attach("siem", "now")
+    (reader,) = await attached(await reopen(), "siem", "now")
 
     assert RetryState(3, NOW + 8) == reader.retry
 
 
 async def test_a_hold_survives_a_restart(queue: Queue, reopen: Opener) -> None:
     """An open circuit is found open again, and a lifted one is not."""
-    await queue.attach("siem", "now")
+    await attached(queue, "siem", "now")
     hold = Hold(HoldReason.MISCONFIGURED, NOW, "401")
     await queue.set_hold("siem", hold)
     queue = await reopen()
@@ -247,7 +246,7 @@ async def test_a_hold_survives_a_restart(queue: Queue, reopen: Opener) -> None:
 
 async def test_waiting_for_appends_wakes_up(queue: Queue) -> None:
     """A reader with nothing to read is woken by the next append."""
-    await queue.attach("siem", "now")
+    await attached(queue, "siem", "now")
     mark = await queue.append_wait(0)
     waiting = asyncio.ensure_future(queue.append_wait(mark))
 
@@ -258,7 +257,7 @@ async def test_waiting_for_appends_wakes_up(queue: Queue) -> None:
 
 async def test_dead_letters_are_kept_with_what_was_said(queue: Queue, reopen: Opener) -> None:
     """A dead letter keeps its bytes, reason, status and the response, and is in the books."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(3))])
     await bury(reader, 1)
 
@@ -300,13 +299,13 @@ async def bury(reader: Reader, *indices: int) -> list[Event]:
 
 async def test_redriven_letters_are_read_again_with_their_ids(queue: Queue, reopen: Opener) -> None:
     """Redrive gives a destination a reader over its dead letters, which survives a restart."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(4))])
     events = await bury(reader, 0, 2)
 
     assert await queue.redrive(DeadLetterFilter(destination="siem")) == 2
     queue = await reopen()
-    _, redrive = await queue.attach("siem", "now")
+    _, redrive = await attached(queue, "siem", "now")
     pieces = await redrive.read(10)
 
     assert events == [stored.event(0) for stored, _ in pieces]
@@ -322,7 +321,7 @@ async def test_redriven_letters_are_read_again_with_their_ids(queue: Queue, reop
 
 async def test_a_letter_refused_again_stays(queue: Queue) -> None:
     """A redriven event that is refused again keeps its place and can be redriven once more."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(1))])
     (event,) = await bury(reader, 0)
     await queue.redrive(DeadLetterFilter())
@@ -348,7 +347,7 @@ async def test_a_letter_refused_again_stays(queue: Queue) -> None:
 
 async def test_discarded_letters_stay_in_the_books(queue: Queue, reopen: Opener) -> None:
     """Discarding deletes the bytes, not the fact."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(3))])
     await bury(reader, 0, 1)
     first, _ = await queue.dead_letters(DeadLetterFilter())
@@ -361,7 +360,7 @@ async def test_discarded_letters_stay_in_the_books(queue: Queue, reopen: Opener)
 
 async def test_dead_letters_are_found_by_reason_and_time(queue: Queue, clock: FakeClock) -> None:
     """Filters narrow the list; pages follow the id."""
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(3))])
     await bury(reader, 0, 1, 2)
     everything = await queue.dead_letters(DeadLetterFilter())
@@ -376,7 +375,7 @@ async def test_dead_letters_are_found_by_reason_and_time(queue: Queue, clock: Fa
 
 async def test_a_replay_reads_a_time_range_again(queue: Queue, clock: FakeClock, reopen: Opener) -> None:
     """Replay gives a reader over what was received in the range; the books stay as they were."""
-    (live,) = await queue.attach("siem", "now")
+    (live,) = await attached(queue, "siem", "now")
     for hour in range(4):
         at = NOW + 3600 * hour
         await queue.append([batch(lines(2, first=2 * hour, at=at), at=at)])
@@ -384,7 +383,7 @@ async def test_a_replay_reads_a_time_range_again(queue: Queue, clock: FakeClock,
 
     info = await queue.replay("siem", NOW + 3600, NOW + 3 * 3600, rate=50.0)
     queue = await reopen()
-    _, replay = await queue.attach("siem", "now")
+    _, replay = await attached(queue, "siem", "now")
 
     assert (info.total, replay.kind, replay.rate) == (4, ReaderKind.REPLAY, 50.0)
     expected = [*lines(2, first=2, at=NOW + 3600), *lines(2, first=4, at=NOW + 7200)]
@@ -396,24 +395,14 @@ async def test_a_replay_reads_a_time_range_again(queue: Queue, clock: FakeClock,
 
 async def test_forgetting_a_destination_releases_it(queue: Queue) -> None:
     """A forgotten destination owes nothing and is new when it comes back."""
-    await queue.attach("siem", "now")
+    await attached(queue, "siem", "now")
     await queue.append([batch(lines(3))])
 
     await queue.forget("siem")
 
     assert list(queue.destinations()) == []
-    await queue.attach("siem", "now")
+    await attached(queue, "siem", "now")
     assert queue.books("siem").owed == 0
-
-
-async def test_the_queue_opens_only_once(queue: Queue, reopen: Opener, tmp_path: Path) -> None:
-    """A second relay on the same queue is refused with a reason."""
-    from relay.config.schema import SqliteQueueConfig
-    from relay.queue.sqlite import SqliteQueue
-
-    config = SqliteQueueConfig(type="sqlite", path=tmp_path / "relay.db")
-    with pytest.raises(QueueLocked, match="process"):
-        await SqliteQueue.open(config, clock=FakeClock(NOW))
 
 
 async def test_refusals_open_one_gap(queue: Queue, reopen: Opener) -> None:
@@ -434,10 +423,10 @@ async def test_the_oldest_waiting_event_is_known_without_reading(
     queue: Queue, reopen: Opener, clock: FakeClock
 ) -> None:
     """The age of a backlog is there after a restart, before anyone reads."""
-    await queue.attach("siem", "now")
+    await attached(queue, "siem", "now")
     await queue.append([batch(lines(2), at=NOW - 500)])
     queue = await reopen()
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
 
     assert (reader.backlog().events, reader.backlog().oldest_received_at) == (2, NOW - 500)
     assert cef(0) != cef(1)

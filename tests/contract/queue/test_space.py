@@ -10,7 +10,7 @@ import pytest
 from relay.errors import NotFound, QueueFull
 from relay.model import Reason, Receipt
 from relay.queue.base import DeadLetterFilter, Queue
-from tests.contract.queue.conftest import Opener
+from tests.contract.queue.conftest import Opener, attached
 from tests.contract.queue.test_log import deliver_all, read_lines
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, lines
@@ -35,17 +35,16 @@ async def fill(queue: Queue, clock: FakeClock, *, first: int = 0, most: int = 10
 
 async def upkeep(queue: Queue, clock: FakeClock) -> None:
     """Let the queue's upkeep run a few rounds."""
-    async with asyncio.timeout(20):
-        for _ in range(2):
-            await clock.advance(1.5)
-            while not clock.sleepers:  # upkeep is at work; it sleeps again when a round is done
-                await queue.set_sources({"eu": None})  # a round trip through the writer
+    for _ in range(2):
+        asleep = clock.sleepers
+        await clock.advance(1.5)
+        await clock.asleep(asleep)  # it sleeps again when a round is done
 
 
 async def test_a_full_queue_refuses_and_keeps_what_it_has(reopen: Opener, clock: FakeClock) -> None:
     """Beyond the limit an append raises and stores nothing; what was accepted stays readable."""
     queue = await reopen(max_bytes=2 * MIB, when_full="reject")
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
 
     accepted = await fill(queue, clock)
 
@@ -57,7 +56,7 @@ async def test_a_full_queue_refuses_and_keeps_what_it_has(reopen: Opener, clock:
 async def test_a_full_queue_resumes_by_itself(reopen: Opener, clock: FakeClock) -> None:
     """Once events are delivered their space is given back and appends succeed again."""
     queue = await reopen(max_bytes=2 * MIB, when_full="reject")
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     accepted = await fill(queue, clock)
     await deliver_all(reader)
 
@@ -72,7 +71,7 @@ async def test_a_full_queue_resumes_by_itself(reopen: Opener, clock: FakeClock) 
 async def test_delivered_events_go_first(reopen: Opener, clock: FakeClock) -> None:
     """Near the limit, retained events that everyone has are deleted before anything is refused."""
     queue = await reopen(max_bytes=6 * MIB, when_full="reject")
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     for first in range(0, 1500, 25):
         assert await fill(queue, clock, first=first, most=25) == 25
         await deliver_all(reader)
@@ -85,8 +84,8 @@ async def test_delivered_events_go_first(reopen: Opener, clock: FakeClock) -> No
 async def test_the_laggard_gives_way_to_those_up_to_date(reopen: Opener, clock: FakeClock) -> None:
     """With `release_laggards`, a destination that is down for long loses its oldest events, on the books."""
     queue = await reopen(max_bytes=6 * MIB)
-    (quick,) = await queue.attach("quick", "now")
-    (slow,) = await queue.attach("slow", "now")
+    (quick,) = await attached(queue, "quick", "now")
+    (slow,) = await attached(queue, "slow", "now")
     for first in range(0, 1500, 25):
         assert await fill(queue, clock, first=first, most=25) == 25
         await deliver_all(quick)
@@ -114,8 +113,8 @@ async def test_the_laggard_gives_way_to_those_up_to_date(reopen: Opener, clock: 
 async def test_when_everyone_is_behind_the_intake_refuses(reopen: Opener, clock: FakeClock) -> None:
     """Nothing is released while no destination is up to date."""
     queue = await reopen(max_bytes=2 * MIB)
-    await queue.attach("one", "now")
-    await queue.attach("two", "now")
+    await attached(queue, "one", "now")
+    await attached(queue, "two", "now")
     accepted = await fill(queue, clock)
     await upkeep(queue, clock)
 
@@ -126,27 +125,27 @@ async def test_when_everyone_is_behind_the_intake_refuses(reopen: Opener, clock:
 async def test_delivered_events_are_kept_for_the_retention(reopen: Opener, clock: FakeClock) -> None:
     """Events everyone has stay until they are older than the retention, then they go."""
     queue = await reopen(retention=3600.0, deduplicate=None)
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(5))])
     await deliver_all(reader)
     await upkeep(queue, clock)
     assert queue.stats().batches == 1
 
-    await clock.advance(3600)
+    clock.jump(3600)
     await upkeep(queue, clock)
 
     assert queue.stats().batches == 0
-    (reader,) = await (await reopen()).attach("siem", "now")
+    (reader,) = await attached(await reopen(), "siem", "now")
     assert reader.backlog().events == 0
 
 
 async def test_events_that_are_owed_outlive_the_retention(reopen: Opener, clock: FakeClock) -> None:
     """Age alone never deletes what some destination still needs."""
     queue = await reopen(retention=60.0)
-    (reader,) = await queue.attach("siem", "now")
+    (reader,) = await attached(queue, "siem", "now")
     await queue.append([batch(lines(5))])
 
-    await clock.advance(30 * 86400)
+    clock.jump(30 * 86400)
     await upkeep(queue, clock)
 
     assert lines(5) == await read_lines(reader)
@@ -154,6 +153,6 @@ async def test_events_that_are_owed_outlive_the_retention(reopen: Opener, clock:
 
 async def test_replaying_what_is_no_longer_retained_says_so(queue: Queue) -> None:
     """An empty range is an error, not a silent success."""
-    await queue.attach("siem", "now")
+    await attached(queue, "siem", "now")
     with pytest.raises(NotFound, match="retained"):
         await queue.replay("siem", NOW - 100, NOW, None)

@@ -13,7 +13,7 @@ import pytest
 from relay import __version__
 from relay.cli.main import main
 from relay.clock import SystemClock
-from relay.config.schema import SqliteQueueConfig
+from relay.config.queue import SqliteQueueConfig
 from relay.queue.sqlite import SqliteQueue
 from tests.fakes.events import NOW, batch, lines
 

@@ -190,17 +190,16 @@ def test_one_known_type_is_enough(file: ConfigFile) -> None:
                 "expected a string (in quotes where it is a number) or {file: /path}"
             ),
         ),
+        # kinds of queues
+        (("queue",), "x", "queue: expected a mapping"),
+        (("queue", "type"), "redis", "queue.type: expected one of 'sqlite', 'jetstream', got redis"),
+        (("queue", "type"), [1], "queue.type: expected one of 'sqlite', 'jetstream', got a list"),
+        (("queue", "servers"), ["nats://n1"], "queue.servers: unknown key"),
         # destination types
         (("destinations", 0, "type"), "ftp", "destinations[0].type: expected one of 'web', 'disk', got ftp"),
         (("destinations", 0), {"name": "a"}, "destinations[0].type: is required"),
         (("destinations", 0), "web", "destinations[0]: expected a mapping"),
         # what a later version brings
-        (
-            ("queue",),
-            {"type": "jetstream", "servers": ["nats://n1"]},
-            "queue: type jetstream is not available in this version; expected sqlite",
-        ),
-        (("queue", "type"), "redis", "queue.type: expected 'sqlite', got 'redis'"),
         (
             ("sources", 0, "signatures"),
             {"mode": "tag"},

@@ -23,6 +23,15 @@ from relay.model import Format
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "config").rglob("*.yaml"))
 SCHEMA = json_schema(CONFIG_TYPES)
+CREDS = f"""\
+-----BEGIN NATS USER JWT-----
+e30.e30.e30
+------END NATS USER JWT------
+
+-----BEGIN USER NKEY SEED-----
+SU{"A" * 56}
+------END USER NKEY SEED------
+"""
 
 
 @pytest.fixture
@@ -31,7 +40,9 @@ def environ(tmp_path: Path) -> dict[str, str]:
     secret = tmp_path / "secret"
     secret.write_text("https://siem.example.com/secret\n")
     names = {name for file in FILES for name in re.findall(r"\$\{([A-Z_]+)", file.read_text())}
-    values = {"_URL": "https://siem.example.com/in", "_FILE": str(secret)}
+    creds = tmp_path / "relay.creds"
+    creds.write_text(CREDS)
+    values = {"_CREDS_FILE": str(creds), "_URL": "https://siem.example.com/in", "_FILE": str(secret)}
     return {
         name: next((value for ending, value in values.items() if name.endswith(ending)), "a-secret")
         for name in names
@@ -68,6 +79,9 @@ def test_shipped_files_are_valid(file: Path, environ: dict[str, str]) -> None:
         {"server": {"header_timeout": "10"}},
         {"servers": {}},
         {"queue": {"type": "jetstream"}},
+        {"queue": {"type": "jetstream", "servers": ["nats://n1:4222"], "path": "relay.db"}},
+        {"queue": {"type": "jetstream", "servers": ["nats://n1:4222"], "replicas": 2}},
+        {"queue": {"type": "redis"}},
         {"logging": {"level": "loud"}},
         {"destinations": [{"name": "d", "type": "file", "path": "x", "timeout": 3}]},
         {"destinations": [{"name": "d", "type": "ftp"}]},
@@ -81,6 +95,7 @@ def test_the_schema_refuses_what_the_relay_refuses(wrong: dict[str, Any]) -> Non
         "sources": [{"name": "a", "authorization": ["x", {"file": "y"}], "deduplicate": "off"}],
         "destinations": [{"name": "d", "type": "file", "path": "x", "timeout": "${TIMEOUT}"}],
         "server": {"port": "${PORT}", "max_body": 1024},
+        "queue": {"type": "jetstream", "servers": ["nats://n1:4222"], "replicas": "${REPLICAS}"},
     }
     validator = Draft202012Validator(SCHEMA)
 
@@ -140,13 +155,21 @@ def _documented() -> dict[str, dict[str, str]]:
     return tables
 
 
-@pytest.mark.parametrize("name", ["server", "admin", "queue", "logging"])
+@pytest.mark.parametrize("name", ["server", "admin", "logging"])
 def test_sections_are_documented(name: str) -> None:
     """Every key stands in docs/configuration.md with its true default, and nothing else does."""
     section = _inner(SCHEMA["properties"][name])
     assert section is not None
 
     assert _documented()[name] == dict(_leaves(section, f"{name}."))
+
+
+@pytest.mark.parametrize(
+    ("name", "type_name"), [("SqliteQueueConfig", "sqlite"), ("JetStreamQueueConfig", "jetstream")]
+)
+def test_queue_types_are_documented(name: str, type_name: str) -> None:
+    """As for sections."""
+    assert _documented()[type_name] == dict(_leaves(SCHEMA["$defs"][name], "queue."))
 
 
 def test_sources_are_documented() -> None:

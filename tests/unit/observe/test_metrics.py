@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.model import DestinationState, Format, Position, Settlement
+from relay.model import Format, Position, Settlement
 from relay.observe import catalog
 from relay.observe.metrics import Metrics
 
@@ -74,7 +74,7 @@ async def test_nothing_that_happens_adds_a_series(metrics: Metrics) -> None:
     metrics.accepted("gone", ((Format.CEF, 1),))
     metrics.attempt("gone", "delivered", 200, 0.1, is_retry=False)
     metrics.attempt("splunk", "transient", 999, 0.1, is_retry=True)
-    metrics.state("gone", DestinationState.HELD)
+    metrics.lease("gone", held=True)
     metrics.settled("gone", Settlement(Position(1), Position(2)), None)
 
     assert before.keys() == (await exposed(metrics)).keys()
@@ -125,15 +125,15 @@ async def test_a_latency_is_never_negative(metrics: Metrics) -> None:
     assert series["relay_delivered_bytes_total,sumo"] == 860
 
 
-async def test_a_destination_is_in_one_state(metrics: Metrics) -> None:
-    """Entering a state leaves the one before."""
-    metrics.state("sumo", DestinationState.ACTIVE)
-    metrics.state("sumo", DestinationState.HELD)
+async def test_a_lease_is_held_or_not(metrics: Metrics) -> None:
+    """So that one can see which process works for whom."""
+    metrics.lease("sumo", held=True)
+    metrics.lease("splunk", held=True)
+    metrics.lease("splunk", held=False)
 
     series = await exposed(metrics)
 
-    assert series["relay_destination_state,sumo,held"] == 1
-    assert sum(series[f"relay_destination_state,sumo,{state}"] for state in DestinationState) == 1
+    assert (series["relay_lease_held,sumo"], series["relay_lease_held,splunk"]) == (1, 0)
 
 
 async def test_a_commit_counts_its_batches(metrics: Metrics) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from relay.batch import StoredBatch
-from relay.config.schema import SqliteQueueConfig
+from relay.config.queue import SqliteQueueConfig
 from relay.errors import QueueCorrupt, QueueError, QueueFull
 from relay.model import DeadLetter, Position, Reason, Receipt, Response, Settlement
 from relay.queue.base import DeadLetterFilter, Reader

@@ -1,24 +1,22 @@
 """The recent past of each source: tells at once that a batch is new, as nearly every batch is.
 
-Lives in the event loop, so that the writer's thread need not compute anything for live traffic. For
+Lives in the event loop and never waits, so that live traffic need not be looked up. For
 the last batches it knows between which times their events lie; for everything before them only the
 newest event time, the *floor*. A batch above the floor that overlaps no recent one is new; where it
-overlaps some, hashes decide. Everything else is suspicious, which is no more than that: the
-tables decide (`dedup`).
+overlaps some, hashes decide. Everything else is suspicious, which is no more than that: a search
+of the log decides.
 
 Memory only: what was lost with it makes batches suspicious, never duplicates new.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from relay import gzipped
-from relay.queue.sqlite.fingerprint import BUCKET_BITS, Fingerprint, tail_hashes
+from relay.queue.dedup.fingerprint import Fingerprint
 
 # What is kept for each source: about 5 MB.
 _EVENTS = 50_000
@@ -33,19 +31,20 @@ class _Known:
     oldest: int
     newest: int
     events: int
-    payload: bytes  # gzip
+    packed: bytes  # the hashes can be made from it again
     generation: int  # of the set that holds its hashes; they count while that is the young or the old one
 
 
 class Recent:
     """The last batches of one source, in the order of their times."""
 
-    def __init__(self, floor: int) -> None:
+    def __init__(self, floor: int, unpack: Callable[[bytes], Iterable[int]]) -> None:
         self._newest = floor  # milliseconds; of all events ever
+        self._unpack = unpack  # makes a batch's hashes from the bytes it was added with
         self.forget()
 
     def forget(self) -> None:
-        """A commit failed, so what is known here may not be stored: let the tables decide."""
+        """Something was not stored after all, so what is known here is not certain: let the log decide."""
         self._floor = self._newest
         self._arrived: deque[_Known] = deque()
         self._by_oldest: list[tuple[int, int, _Known]] = []
@@ -66,15 +65,24 @@ class Recent:
         for known in self._overlapping(each.oldest, each.newest):
             alone = False
             if known.generation < self._generation - 1:
-                self._young |= tail_hashes(gzipped.decompress(known.payload).split(b"\n")[:-1])
+                self._young.update(self._unpack(known.packed))
                 known.generation = self._generation
         return alone or (each.hashes.isdisjoint(self._young) and each.hashes.isdisjoint(self._old))
 
-    def add(self, prints: Sequence[Fingerprint]) -> None:
-        """These are on their way to the disk: added, suspicious or not, before the next request is judged."""
-        for each in prints:
-            if each.newest:  # events without a time are always looked up
-                self._add(each)
+    def add(
+        self, oldest: int, newest: int, events: int, packed: bytes, hashes: Iterable[int] | None = None
+    ) -> None:
+        """A batch is on its way to the log: added, suspicious or not, before the next request is judged.
+
+        Times in milliseconds, of the believable ones; *hashes* where they are made already.
+        """
+        if not newest:  # events without a time are always looked up
+            return
+        known = _Known(oldest, newest, events, packed, _NEVER)
+        if hashes is not None:
+            self._young.update(hashes)
+            known.generation = self._generation
+        self._insert(known)
         if len(self._young) > _EVENTS // 2:
             self._old, self._young = self._young, set()
             self._generation += 1
@@ -86,11 +94,7 @@ class Recent:
             if known.newest >= oldest:
                 yield known
 
-    def _add(self, each: Fingerprint) -> None:
-        known = _Known(each.oldest, each.newest, len(each.lines), each.payload, _NEVER)
-        if each.made:
-            self._young |= each.made
-            known.generation = self._generation
+    def _insert(self, known: _Known) -> None:
         self._number += 1  # makes every entry's place unique, so that entries are never compared
         insort(self._by_oldest, (known.oldest, self._number, known))
         self._arrived.append(known)
@@ -109,15 +113,3 @@ class Recent:
         self._floor = max(self._floor, known.newest)
         if not self._arrived:
             self._longest = 0
-
-
-def newest_event_time(connection: sqlite3.Connection, source: int) -> int:
-    """The newest believable event time stored for a source, in milliseconds; 0 when there is none."""
-    row = connection.execute(
-        "SELECT bucket, max(last) FROM event_times WHERE source=? AND bucket=("
-        " SELECT max(bucket) FROM event_times WHERE source=? AND bucket>=0)",
-        (source, source),
-    ).fetchone()
-    if row is None or row[0] is None:
-        return 0
-    return int((row[0] << BUCKET_BITS) | row[1])

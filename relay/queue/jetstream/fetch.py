@@ -1,0 +1,329 @@
+"""Getting messages out of a stream: by sequence, as a scan of what is there, or as it comes.
+
+Owns temporary consumers and the inboxes of pull requests. Knows nothing of what the messages mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from relay.errors import QueueError
+from relay.queue.jetstream.link import NOT_FOUND, ApiError, Leaderless, Link
+from relay.queue.jetstream.pausing import pause
+
+_ANSWER_SECONDS: Final = 5.0
+_SCAN_BATCH: Final = 500  # messages asked for at a time
+_IDLE_NS: Final = 30_000_000_000  # a temporary consumer nobody asks goes after this
+PAYLOAD_BYTES: Final = "Nats-Msg-Size"  # header: size of a payload that was left out
+# In a cluster a consumer is there before every server knows where: who asks at once may find nobody.
+_NO_RESPONDERS: Final = "503"
+_ATTEMPTS: Final = 50  # a tenth of a second apart
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A stored message."""
+
+    seq: int  # of the stream
+    subject: str
+    headers: Mapping[str, str]
+    payload: bytes  # empty where only headers were asked for
+    reply: str = ""  # where to acknowledge it
+    pending: int = 0  # messages of its consumer behind it
+
+
+async def get(link: Link, stream: str, seq: int) -> Message | None:
+    """The message with exactly this sequence, asked of the stream's leader; None if it is gone."""
+    return await _stored(link, stream, {"seq": seq})
+
+
+async def get_last(link: Link, stream: str, subject: str) -> Message | None:
+    """The last message of a subject, asked of the stream's leader."""
+    return await _stored(link, stream, {"last_by_subj": subject})
+
+
+async def get_next(link: Link, stream: str, seq: int, subject: str = ">") -> Message | None:
+    """The first message at or after *seq*, asked of the stream's leader."""
+    return await _stored(link, stream, {"seq": seq, "next_by_subj": subject})
+
+
+async def _stored(link: Link, stream: str, which: Mapping[str, object]) -> Message | None:
+    try:
+        answer = await link.api(f"STREAM.MSG.GET.{stream}", which)
+    except ApiError as error:
+        if error.err_code in NOT_FOUND:
+            return None
+        raise
+    found = answer["message"]
+    return Message(
+        seq=found["seq"],
+        subject=found["subject"],
+        headers=_parse_headers(b64decode(found.get("hdrs", ""))),
+        payload=b64decode(found.get("data", "")),
+    )
+
+
+async def get_range(link: Link, stream: str, start: int, limit: int) -> list[Message]:
+    """At most *limit* messages from sequence *start* on, in order, as some server of the cluster has them.
+
+    A follower may lack the newest: whoever misses one asks `get`.
+    """
+    body = orjson.dumps({"seq": start, "batch": limit, "max_bytes": 4 << 20})
+    answers = await link.collect(f"{link.api_prefix}.DIRECT.GET.{stream}", body)
+    found = []
+    for answer in answers:
+        headers = answer.headers or {}
+        found.append(Message(int(headers["Nats-Sequence"]), headers["Nats-Subject"], headers, answer.data))
+    return found
+
+
+class Pull:
+    """Takes messages from a consumer on request. Used by one task at a time."""
+
+    def __init__(self, link: Link, stream: str, consumer: str) -> None:
+        self._link = link
+        self._subject = f"{link.api_prefix}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._inbox = link.client.new_inbox()
+        self._subscription: Subscription | None = None
+        self._messages: asyncio.Queue[Msg | None] = asyncio.Queue()
+
+    async def take(self, most: int) -> list[Message]:
+        """What is there at present, at most *most* messages. Raises `QueueError`."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._take(most)
+            except Leaderless:
+                await pause()
+        raise QueueError("nobody answers for a consumer at present")
+
+    async def _take(self, most: int) -> list[Message]:
+        await self._ask({"batch": most, "no_wait": True})
+        found: list[Message] = []
+        while len(found) < most:
+            message = await self._next()
+            if _is_status(message):
+                if _status(message) in ("404", "408"):  # no more messages at present
+                    break
+                if _status(message) == _NO_RESPONDERS:
+                    raise Leaderless
+                raise QueueError(f"NATS: {(message.headers or {}).get('Description', 'consumer is gone')}")
+            found.append(taken(message))
+        return found
+
+    async def _ask(self, body: Mapping[str, object]) -> None:
+        if self._subscription is None:
+            try:
+                self._subscription = await self._link.client.subscribe(self._inbox, cb=self._messages.put)
+            except NatsError as error:
+                raise QueueError(f"NATS: {error}") from error
+            self._link.inboxes.add(self._messages)
+        while not self._messages.empty():  # late answers to a request that was given up
+            self._messages.get_nowait()
+        await self._link.send_request(self._subject, orjson.dumps(body), self._inbox)
+
+    async def _next(self) -> Msg:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                message = await self._messages.get()
+        except TimeoutError:
+            raise QueueError(f"NATS did not answer within {_ANSWER_SECONDS:g} s") from None
+        if message is None:
+            raise QueueError("the connection to NATS was lost")
+        return message
+
+    async def close(self) -> None:
+        self._link.inboxes.discard(self._messages)
+        if self._subscription is not None:
+            with suppress(NatsError):
+                await self._subscription.unsubscribe()
+            self._subscription = None
+
+
+class Follow:
+    """Gives every message of a stream as it is stored, without end; begins anew where it broke off."""
+
+    BATCH: Final = 1_000
+    EXPIRES: Final = 20.0  # seconds a request stays open
+    HEARTBEAT: Final = 5.0
+
+    def __init__(
+        self,
+        link: Link,
+        stream: str,
+        *,
+        filters: Sequence[str] = (),
+        headers_only: bool = False,
+        last_per_subject: bool = False,
+    ) -> None:
+        self._link = link
+        self._stream = stream
+        self._config: dict[str, object] = {
+            "ack_policy": "none",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": _IDLE_NS,
+            "headers_only": headers_only,
+        }
+        if filters:
+            self._config["filter_subjects"] = list(filters)
+        self._last_per_subject = last_per_subject
+        self.behind = 0  # messages that were waiting when the consumer was made
+
+    async def run(self, start: int) -> AsyncIterator[list[Message]]:
+        """Lists of messages from sequence *start* on; an empty one says that there is nothing more now.
+
+        Ends with `QueueError` when the consumer is lost: call again from behind the last message.
+        """
+        config = dict(self._config)
+        if self._last_per_subject and start <= 1:
+            config["deliver_policy"] = "last_per_subject"
+        else:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, start)}
+        made = await self._link.api(
+            f"CONSUMER.CREATE.{self._stream}", {"stream_name": self._stream, "config": config}
+        )
+        consumer = made["name"]
+        if not made["num_pending"]:
+            yield []
+        messages: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._link.inboxes.add(messages)
+        inbox = self._link.client.new_inbox()
+        subscription = await self._link.client.subscribe(inbox, cb=messages.put)
+        subject = f"{self._link.api_prefix}.CONSUMER.MSG.NEXT.{self._stream}.{consumer}"
+        body = orjson.dumps(
+            {
+                "batch": self.BATCH,
+                "expires": int(self.EXPIRES * 1e9),
+                "idle_heartbeat": int(self.HEARTBEAT * 1e9),
+            }
+        )
+        try:
+            left = unheard = 0
+            while True:
+                if left <= 0:
+                    await self._link.send_request(subject, body, inbox)
+                    left = self.BATCH
+                found = []
+                for message in await _gather(messages, 3 * self.HEARTBEAT):
+                    if not _is_status(message):
+                        left -= 1
+                        found.append(taken(message))
+                    elif _status(message) == "408":  # the request has expired
+                        left = 0
+                    elif _status(message) == _NO_RESPONDERS and unheard < _ATTEMPTS:
+                        unheard += 1
+                        left = 0
+                        await pause()
+                        continue
+                    elif _status(message) != "100":  # a heartbeat
+                        raise QueueError("NATS: the consumer that follows the stream is gone")
+                    unheard = 0
+                if found:
+                    yield found
+                    if found[-1].pending == 0:
+                        yield []
+        finally:
+            self._link.inboxes.discard(messages)
+            with suppress(NatsError):
+                await subscription.unsubscribe()
+            with suppress(QueueError):
+                await self._link.send(
+                    f"{self._link.api_prefix}.CONSUMER.DELETE.{self._stream}.{consumer}", b""
+                )
+
+
+async def _gather(messages: asyncio.Queue[Msg | None], seconds: float) -> list[Msg]:
+    """What has come, at least one."""
+    try:
+        async with asyncio.timeout(seconds):
+            came = [await messages.get()]
+    except TimeoutError:
+        raise QueueError("NATS went silent: not even heartbeats come") from None
+    while not messages.empty() and len(came) < Follow.BATCH:
+        came.append(messages.get_nowait())
+    found = [message for message in came if message is not None]
+    if len(found) < len(came):
+        raise QueueError("the connection to NATS was lost")
+    return found
+
+
+async def scan(
+    link: Link, stream: str, *, start: int = 1, filters: Sequence[str] = (), headers_only: bool = False
+) -> AsyncGenerator[Message, None]:
+    """Everything that is there at present from sequence *start* on, in order. Raises `QueueError`."""
+    config: dict[str, Any] = {
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": _IDLE_NS,
+        "headers_only": headers_only,
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": max(1, start),
+    }
+    if filters:
+        config["filter_subjects"] = list(filters)
+    made = await link.api(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
+    if not made["num_pending"]:
+        await link.send(f"{link.api_prefix}.CONSUMER.DELETE.{stream}.{made['name']}", b"")
+        return
+    pull = Pull(link, stream, made["name"])
+    try:
+        left = made["num_pending"]
+        while left > 0:
+            found = await pull.take(_SCAN_BATCH)
+            for message in found:
+                yield message
+            left -= len(found)
+            if not found or found[-1].pending == 0:
+                return
+    finally:
+        await pull.close()
+        with suppress(QueueError):
+            await link.send(f"{link.api_prefix}.CONSUMER.DELETE.{stream}.{made['name']}", b"")
+
+
+def taken(message: Msg) -> Message:
+    """A message from a consumer; its reply subject tells where it stands.
+
+    `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>`, with domain and
+    account before the stream in the newer form (ADR-15).
+    """
+    tokens = message.reply.split(".")
+    at = 5 if len(tokens) == 9 else 7
+    return Message(
+        seq=int(tokens[at]),
+        subject=message.subject,
+        headers=message.headers or _NO_HEADERS,
+        payload=message.data,
+        reply=message.reply,
+        pending=int(tokens[at + 3]),
+    )
+
+
+def _is_status(message: Msg) -> bool:
+    return not message.reply.startswith("$JS.ACK") and "Status" in (message.headers or {})
+
+
+def _status(message: Msg) -> str:
+    return str((message.headers or {})["Status"])
+
+
+def _parse_headers(raw: bytes) -> dict[str, str]:
+    """`NATS/1.0\\r\\nName: value\\r\\n…`; a stored message has no status line."""
+    headers = {}
+    for line in raw.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers[name.decode()] = value.strip().decode()
+    return headers

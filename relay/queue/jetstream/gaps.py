@@ -1,0 +1,178 @@
+"""Gaps: spans in which requests were refused, so that Konnect may have given up on their batches.
+
+    gap.<id>      ids count from 1
+
+What this replica notes stays in memory until it could be written: the usual reason for a refusal is that NATS
+takes nothing, not even this. Replicas extend each other's gaps. Owns gaps and their ids, never what caused or
+closes one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from relay.errors import QueueError
+from relay.model import Gap
+from relay.queue.jetstream.bucket import Bucket, Entry, Stale
+
+PREFIX: Final = "gap"
+# Konnect tries again for at most about two minutes; refusals closer together are one trouble.
+_JOIN_SECONDS: Final = 120.0
+_UNWRITTEN: Final = 0  # the id of what is in nobody's bucket yet
+
+_GAP: Final = TypeAdapter(Gap)
+
+
+class Gaps:
+    """All gaps of the cluster, and what this replica noted of them."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._known: dict[int, tuple[Gap, int]] = {}  # with its revision
+        self._removed: dict[int, int] = {}  # revision of the removal; an older value may still be on its way
+        self._noted: list[Gap] = []  # to be written
+        self._writing: Gap | None = None
+        self._one_writer = asyncio.Lock()
+
+    def seen(self, entry: Entry) -> None:
+        """The watch saw a value. Raises `QueueError` if it cannot be read."""
+        if entry.deleted:
+            number = _number(entry.key)
+            if entry.revision > self._revision(number):
+                self._known.pop(number, None)
+                self._removed[number] = entry.revision
+            return
+        gap = _load(entry.value)
+        if entry.revision > max(self._revision(gap.id), self._removed.get(gap.id, 0)):
+            self._known[gap.id] = (gap, entry.revision)
+
+    def note(self, source: str, start: float, end: float, cause: str) -> None:
+        """A refusal, or a span of them; joined with a recent one of the same source and cause."""
+        _add(self._noted, Gap(_UNWRITTEN, source, start, end, cause, 1))
+
+    def open(self) -> list[Gap]:
+        """Gaps that nobody closed, with what is not written yet; the id of a gap not written at all is 0."""
+        found = [gap for gap in self._all() if gap.closed_at is None]
+        for gap in [self._writing, *self._noted]:
+            if gap is not None:
+                _add(found, gap)
+        return found
+
+    def all(self) -> list[Gap]:
+        """Closed ones as well."""
+        return [*[gap for gap in self._all() if gap.closed_at is not None], *self.open()]
+
+    async def write(self) -> None:
+        """Write what was noted. Raises `QueueError` and keeps what could not be written.
+
+        Where an acknowledgement gets lost, refusals are counted twice: they tell how bad it was, nothing is
+        derived from them.
+        """
+        async with self._one_writer:
+            while self._noted:
+                noted = self._writing = self._noted.pop(0)
+                try:
+                    await self._write(noted)
+                except BaseException:
+                    _add(self._noted, noted)
+                    raise
+                finally:
+                    self._writing = None
+
+    async def _write(self, noted: Gap) -> None:
+        while True:
+            try:
+                known = _near((gap for gap in self._all() if gap.closed_at is None), noted)
+                if known is None:
+                    await self._create(noted)
+                else:
+                    await self._extend(known.id, _joined(known, noted))
+            except Stale:
+                continue  # another replica was faster; its gap is known by now, perhaps it is ours to extend
+            return
+
+    async def _extend(self, number: int, gap: Gap) -> None:
+        try:
+            revision = await self._bucket.put(_key(number), _dump(gap), revision=self._revision(number))
+        except Stale:
+            await self._reload(number)
+            raise
+        self._known[number] = (gap, revision)
+
+    async def _create(self, noted: Gap) -> None:
+        """Take the next id. That fails unless every gap before it is known here, so no gap opens twice."""
+        number = 1 + max([0, *self._known, *self._removed])
+        gap = replace(noted, id=number)
+        try:
+            revision = await self._bucket.put(_key(number), _dump(gap), revision=0)
+        except Stale:
+            await self._reload(number)
+            raise
+        self._known[number] = (gap, revision)
+
+    async def _reload(self, number: int) -> None:
+        if (entry := await self._bucket.get(_key(number))) is not None:
+            self.seen(entry)
+        else:
+            self._known.pop(number, None)
+            self._removed.setdefault(number, 0)
+
+    def _all(self) -> list[Gap]:
+        return [self._known[number][0] for number in sorted(self._known)]
+
+    def _revision(self, number: int) -> int:
+        return self._known[number][1] if number in self._known else 0
+
+
+def _near(gaps: Iterable[Gap], noted: Gap) -> Gap | None:
+    """The gap that *noted* belongs to."""
+    for gap in gaps:
+        near = noted.start - _JOIN_SECONDS <= gap.end and gap.start <= noted.end + _JOIN_SECONDS
+        if near and gap.source == noted.source and gap.cause == noted.cause:
+            return gap
+    return None
+
+
+def _joined(gap: Gap, noted: Gap) -> Gap:
+    return replace(
+        gap,
+        start=min(gap.start, noted.start),
+        end=max(gap.end, noted.end),
+        refusals=gap.refusals + noted.refusals,
+    )
+
+
+def _add(gaps: list[Gap], noted: Gap) -> None:
+    """Join *noted* with one of them, or append it."""
+    gap = _near(gaps, noted)
+    if gap is None:
+        gaps.append(noted)
+    else:
+        gaps[gaps.index(gap)] = _joined(gap, noted)
+
+
+def _key(number: int) -> str:
+    return f"{PREFIX}.{number}"
+
+
+def _number(key: str) -> int:
+    try:
+        return int(key.removeprefix(f"{PREFIX}."))
+    except ValueError as error:
+        raise QueueError("a gap's key in the state bucket cannot be read") from error
+
+
+def _dump(gap: Gap) -> bytes:
+    return _GAP.dump_json(gap)
+
+
+def _load(value: bytes) -> Gap:
+    try:
+        return _GAP.validate_json(value)
+    except ValidationError as error:
+        raise QueueError("a gap in the state bucket cannot be read") from error

@@ -1,0 +1,215 @@
+"""The end of the log as this replica knows it: follows the stream, keeps the ledger, wakes who waits.
+
+What this replica publishes itself enters the ledger with its acknowledgement, as soon as everything
+before it is known; what other replicas publish comes by following the stream's headers. Owns the ledger and
+a small cache of batches, so that destinations that are up to date share what was decoded once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from relay.batch import StoredBatch
+from relay.errors import QueueError
+from relay.model import Format
+from relay.observe.logs import Log as Logger
+from relay.queue.jetstream.bucket import Bucket, Entry, Stale
+from relay.queue.jetstream.fetch import Follow, Message
+from relay.queue.jetstream.ledger import KEY, Ledger, dump, load
+from relay.queue.jetstream.link import Link
+from relay.queue.jetstream.message import Meta, NotABatch, decode
+from relay.queue.jetstream.message import stored as stored_batch
+from relay.queue.jetstream.pausing import pause
+from relay.queue.jetstream.record import Mark
+
+_CACHE_BYTES: Final = 16 << 20
+_LINE_COSTS: Final = 3  # a cached batch holds its payload, its body and perhaps its lines
+
+
+class Log:
+    """Made with the last stored ledger; `run` follows."""
+
+    def __init__(
+        self,
+        link: Link,
+        stream: str,
+        bucket: Bucket,
+        *,
+        foreign: Callable[[Meta], None],
+        lost: Callable[[Ledger], None],
+        replica: str,
+        log: Logger,
+    ) -> None:
+        self.ledger = Ledger()
+        self.head = 0  # last sequence known to be in the stream
+        self.stored_seq = 0  # what the stored snapshot covers
+        self.caught_up = asyncio.Event()
+        self._link = link
+        self._stream = stream
+        self._bucket = bucket
+        self._foreign = foreign
+        self._lost = lost  # called with the ledger when the stream lacks what was acknowledged
+        self._replica = replica
+        self._logger = log
+        self._revision = 0
+        self._own: dict[int, tuple[Meta, bytes, bytes]] = {}  # acknowledged, not folded: payload, body
+        self._cache: OrderedDict[int, tuple[StoredBatch, int]] = OrderedDict()
+        self._cached_bytes = 0
+        self._mark = 0
+        self._changed = asyncio.Event()
+
+    async def load(self) -> None:
+        """Begin with the stored ledger. Raises `QueueError`."""
+        entry = await self._bucket.get(KEY)
+        if entry is not None:
+            self.seen(entry)
+            self.ledger = load(entry.value)
+        await self._meet_stream()
+
+    async def _meet_stream(self) -> None:
+        """A cluster that lost power may come back with less than it had acknowledged."""
+        last = (await self._link.api(f"STREAM.INFO.{self._stream}"))["state"]["last_seq"]
+        if last < self.ledger.seq:
+            # The books keep what was lost, so every reader misses it when it has read everything else.
+            self._logger.error("queue.lost_batches", batches=self.ledger.seq - last)
+            self._lost(self.ledger)
+            self.ledger.seq = last
+            self.stored_seq = min(self.stored_seq, last)
+        self.head = self.ledger.seq
+
+    async def run(self) -> None:
+        """Follow the stream without end."""
+        while True:
+            follow = Follow(self._link, self._stream, headers_only=True)
+            try:
+                await self._meet_stream()
+                async for messages in follow.run(self.ledger.seq + 1):
+                    for message in messages:
+                        self._follow(message)
+                    if messages:
+                        self.wake()
+                    else:
+                        self.caught_up.set()
+            except QueueError as error:
+                self._logger.warning("queue.follow_failed", detail=str(error))
+                await pause()
+
+    def _follow(self, message: Message) -> None:
+        if message.seq <= self.ledger.seq:
+            return  # our own, folded with its acknowledgement
+        self.head = max(self.head, message.seq)
+        # Sequences that are missing were deleted, except for our own: those were accepted, so they count.
+        for seq in sorted(seq for seq in self._own if seq < message.seq):
+            self._fold(*self._own.pop(seq))
+        if message.seq in self._own:
+            self._fold(*self._own.pop(message.seq))
+            return
+        try:
+            meta = decode(message)
+        except NotABatch as error:
+            self._logger.error("queue.foreign_message", detail=str(error))  # noqa: TRY400 - nothing of ours
+            self.ledger.seq = message.seq
+            return
+        self.ledger.fold(meta)
+        if meta.replica != self._replica:
+            self._foreign(meta)
+
+    def published(self, meta: Meta, payload: bytes, body: bytes) -> None:
+        """This replica's own message was acknowledged."""
+        self.head = max(self.head, meta.seq)
+        if meta.seq > self.ledger.seq:
+            self._own[meta.seq] = (meta, payload, body)
+            while (following := self._own.pop(self.ledger.seq + 1, None)) is not None:
+                self._fold(*following)
+        self.wake()
+
+    def _fold(self, meta: Meta, payload: bytes, body: bytes) -> None:
+        number = self.ledger.fold(meta)
+        if meta.count:
+            self.remember(meta.seq, stored_batch(meta, number, payload, body))
+
+    # -- totals ------------------------------------------------------------------------------
+
+    def accepted(self) -> Mapping[tuple[str, Format], int]:
+        """Events by source and format."""
+        sources = self.ledger.sources.items()
+        return {(name, form): n for name, totals in sources for form, n in totals.accepted.items()}
+
+    def duplicates(self) -> Mapping[str, int]:
+        return {name: totals.duplicates for name, totals in self.ledger.sources.items()}
+
+    def last_received(self) -> Mapping[str, float]:
+        """Seconds since the epoch."""
+        sources = self.ledger.sources.items()
+        return {name: totals.last_received for name, totals in sources if totals.accepted}
+
+    def newest(self) -> Mapping[str, int]:
+        """The newest event time of each source, in milliseconds since the epoch."""
+        return {name: totals.newest for name, totals in self.ledger.sources.items()}
+
+    # -- shared batches ----------------------------------------------------------------------
+
+    def cached(self, seq: int) -> StoredBatch | None:
+        found = self._cache.get(seq)
+        return None if found is None else found[0]
+
+    def remember(self, seq: int, batch: StoredBatch) -> None:
+        """Keep a batch for the other destinations, within a few megabytes."""
+        if seq in self._cache:
+            return
+        size = len(batch.payload) + _LINE_COSTS * batch.nbytes
+        self._cache[seq] = (batch, size)
+        self._cached_bytes += size
+        while self._cached_bytes > _CACHE_BYTES:
+            _, (_, gone) = self._cache.popitem(last=False)
+            self._cached_bytes -= gone
+
+    # -- waiting -----------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something was appended, or a reader or a hold changed."""
+        self._mark += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def append_wait(self, after: int) -> int:
+        if self._mark <= after:
+            await self._changed.wait()
+        return self._mark
+
+    # -- the stored ledger -------------------------------------------------------------------
+
+    def seen(self, entry: Entry) -> None:
+        """The watch saw the stored ledger."""
+        if not entry.deleted and entry.revision > self._revision:
+            stored = load(entry.value)
+            self._revision = entry.revision
+            self.stored_seq = stored.seq
+            self.ledger.first = max(self.ledger.first, stored.first, key=lambda mark: mark.seq)
+
+    async def store(self) -> None:
+        """Store the ledger, unless another replica stored a later one. Raises `QueueError`."""
+        if self.ledger.seq <= self.stored_seq:
+            return
+        await self._store()
+
+    async def purging(self, first: Mark) -> None:
+        """What is before *first* is about to be purged: from now on the log begins there."""
+        self.ledger.first = first
+        await self._store()
+
+    async def _store(self) -> None:
+        seq = self.ledger.seq
+        try:
+            self._revision = await self._bucket.put(KEY, dump(self.ledger), revision=self._revision)
+        except Stale:
+            entry = await self._bucket.get(KEY)
+            if entry is not None:
+                self.seen(entry)
+            else:
+                self._revision = 0
+            raise
+        self.stored_seq = seq

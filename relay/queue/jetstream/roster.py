@@ -1,0 +1,319 @@
+"""Who reads: the destinations' readers, as views of their accounts or at work with the lease.
+
+Makes, finds and removes readers, and connects each with its consumer and its destination's books. Owns
+which destinations this replica holds at present; who may hold them is `leases`' affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from relay.clock import Clock
+from relay.errors import NotFound, QueueError
+from relay.model import Books, Hold, ReaderKind
+from relay.queue.base import Reader, ReaderInfo
+from relay.queue.jetstream.accounts import Accounts
+from relay.queue.jetstream.bucket import Bucket
+from relay.queue.jetstream.deadletters import Letters
+from relay.queue.jetstream.fetch import get_next
+from relay.queue.jetstream.holding import Holding
+from relay.queue.jetstream.link import Link
+from relay.queue.jetstream.log import Log
+from relay.queue.jetstream.message import NotABatch, decode, token
+from relay.queue.jetstream.readers import Keeper, LogReader
+from relay.queue.jetstream.record import Account, Mark, ReaderRecord
+from relay.queue.jetstream.redrive import RedriveReader
+from relay.queue.jetstream.tape import ConsumerSpec, Tape
+from relay.queue.jetstream.walk import walk
+
+_OWED: Final = (ReaderKind.LIVE, ReaderKind.BACKFILL)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every reader is connected to."""
+
+    link: Link
+    stream: str
+    bucket: Bucket
+    accounts: Accounts
+    log: Log
+    letters: Letters
+    keeper: Keeper
+    clock: Clock
+    manage: bool  # consumers are ours to make
+
+
+class Roster:
+    """Readers by destination. *fence* raises `LeaseLost` unless an account says that we have its lease."""
+
+    def __init__(self, around: Surroundings, fence: Callable[[Account], None]) -> None:
+        self._around = around
+        self._fence = fence
+        self._readers: dict[str, dict[int, LogReader | RedriveReader]] = {}
+        self._holdings: dict[str, Holding] = {}
+
+    # -- following the accounts --------------------------------------------------------------
+
+    def sync(self, name: str) -> None:
+        """The account changed: so do its readers."""
+        if name not in self._around.accounts:
+            self._readers.pop(name, None)
+            return
+        known = self._readers.setdefault(name, {})
+        account = self._around.accounts[name]
+        for number in known.keys() - {record.id for record in account.readers}:
+            del known[number]
+        for record in account.readers:
+            if (reader := known.get(record.id)) is None:
+                known[record.id] = self._reader(name, record)
+            else:
+                reader.follow(record)
+
+    def _reader(self, name: str, record: ReaderRecord) -> LogReader | RedriveReader:
+        around = self._around
+        if record.kind is ReaderKind.REDRIVE:
+            return RedriveReader(
+                name,
+                record,
+                bucket=around.bucket,
+                accounts=around.accounts,
+                check=self._fence,
+                clock=around.clock,
+                remove=lambda reader: self._remove(name, reader),
+            )
+        return LogReader(
+            name,
+            record,
+            log=around.log,
+            keeper=around.keeper,
+            clock=around.clock,
+            remove=lambda reader: self._remove(name, reader),
+        )
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def readers(self, name: str) -> Sequence[Reader]:
+        account = self._around.accounts[name]
+        known = self._readers[name]
+        return [known[record.id] for record in account.readers]
+
+    def owed_backlog(self, name: str) -> int:
+        return sum(reader.backlog().events for reader in self.readers(name) if reader.kind in _OWED)
+
+    def infos(self) -> Sequence[ReaderInfo]:
+        return [
+            ReaderInfo(reader.id, name, reader.kind, reader.backlog().events, reader.total, reader.rate)
+            for name in self._around.accounts
+            for reader in self.readers(name)
+        ]
+
+    def books(self, name: str) -> Books:
+        holding = self._holdings.get(name)
+        account = self._around.accounts[name] if holding is None else holding.account()
+        return Books(
+            owed=self._around.log.ledger.number - account.start + account.backfilled,
+            delivered=account.delivered,
+            filtered=account.filtered,
+            dead=account.dead + account.discarded,
+            discarded=account.discarded,
+            backlog=self.owed_backlog(name),
+            replayed=account.replayed,
+            dead_by_reason=dict(account.dead_by_reason),
+        )
+
+    def log_readers(self, name: str) -> list[LogReader]:
+        return [reader for reader in self._readers.get(name, {}).values() if isinstance(reader, LogReader)]
+
+    def held(self) -> Sequence[str]:
+        """The destinations this replica delivers to."""
+        return list(self._holdings)
+
+    # -- holds -------------------------------------------------------------------------------
+
+    def hold(self, name: str) -> Hold | None:
+        holding = self._holdings.get(name)
+        return self._around.accounts[name].hold if holding is None else holding.hold
+
+    async def set_hold(self, name: str, hold: Hold | None) -> None:
+        holding = self._holdings.get(name)
+        if holding is not None:
+            holding.hold = hold
+            await holding.store()
+            return
+        await self._around.accounts.update(name, lambda account: replace(account, hold=hold))
+
+    # -- the lease ---------------------------------------------------------------------------
+
+    async def prepare(self, name: str) -> None:
+        """This replica has the lease: get everything ready to read. Raises `QueueError`."""
+        around = self._around
+        self.sync(name)
+        await around.letters.clean(name)
+        last = (await around.link.api(f"STREAM.INFO.{around.stream}"))["state"]["last_seq"]
+        account = around.accounts[name]
+
+        async def stored(number: int, mark: Mark) -> None:
+            reader = self._readers.get(name, {}).get(number)
+            if isinstance(reader, LogReader):
+                await reader.progress_stored(mark)
+
+        holding = Holding(name, around.accounts, around.bucket, fence=self._fence, stored=stored)
+        records = [record for record in account.readers if record.kind is not ReaderKind.REDRIVE]
+        opened = [(record, await self._tape(name, record)) for record in records]
+        for record, tape in opened:
+            reader = self._readers[name][record.id]
+            assert isinstance(reader, LogReader)  # noqa: S101 - made from this very record
+            # Behind the end lies what the cluster lost: it is missed when everything else is read.
+            if record.mark.seq > last + 1:
+                record = replace(record, mark=Mark(last + 1, record.mark.number))
+            reader.take_over(record, holding, tape)
+        self._holdings[name] = holding
+
+    async def _tape(self, name: str, record: ReaderRecord) -> Tape:
+        around = self._around
+        tape = Tape(
+            around.link,
+            ConsumerSpec(around.stream, _consumer(name, record), record.mark.seq, around.manage),
+        )
+        await tape.open()
+        return tape
+
+    async def join(self, name: str) -> None:
+        """Take over readers that were added while this replica has the lease."""
+        holding = self._holdings.get(name)
+        if holding is None:
+            return
+        for record in self._around.accounts[name].readers:
+            reader = self._readers[name][record.id]
+            if isinstance(reader, LogReader) and not reader.at_work:
+                reader.take_over(record, holding, await self._tape(name, record))
+
+    async def settle(self, name: str) -> None:
+        """The lease is given up: store what is counted, and let go."""
+        if (holding := self._holdings.get(name)) is not None:
+            try:
+                await holding.store()
+            finally:
+                await self.let_go(name)
+
+    async def let_go(self, name: str) -> None:
+        """The lease is gone."""
+        self._holdings.pop(name, None)
+        for reader in self.log_readers(name):
+            await reader.let_go()
+        self.sync(name)
+
+    async def store(self, name: str) -> None:
+        """Store what is counted. Raises `QueueError`."""
+        if (holding := self._holdings.get(name)) is not None:
+            await holding.store()
+
+    # -- coming and going --------------------------------------------------------------------
+
+    async def attach(self, name: str, start: Literal["now", "earliest"]) -> Sequence[Reader]:
+        accounts, ledger = self._around.accounts, self._around.log.ledger
+        if name not in accounts:
+            fill = await accounts.serial()
+
+            def first(live: int) -> Account:
+                now = Mark(ledger.seq + 1, ledger.number)
+                readers: tuple[ReaderRecord, ...] = (ReaderRecord(live, ReaderKind.LIVE, now),)
+                past = ledger.number - ledger.first.number if start == "earliest" else 0
+                if past:
+                    back = ReaderRecord(fill, ReaderKind.BACKFILL, ledger.first, stop=now, total=past)
+                    readers = (*readers, back)
+                return Account(name, ledger.number, readers, backfilled=past)
+
+            await accounts.create(name, first)
+        self.sync(name)
+        return self.readers(name)
+
+    async def replay(self, name: str, start: float, end: float, rate: float | None) -> ReaderInfo:
+        around = self._around
+        _ = around.accounts[name]
+        first: Mark | None = None
+        stop = Mark(0, 0)
+        async with aclosing(walk(around.link, around.stream, around.log.ledger.first)) as steps:
+            async for step in steps:
+                if step.meta is not None and step.meta.count and start <= step.meta.received_at < end:
+                    first = first or Mark(step.seq, step.number)
+                    stop = step.end
+        if first is None:
+            raise NotFound("no events received in this range are retained")
+        total = stop.number - first.number
+        record = ReaderRecord(
+            await around.accounts.serial(), ReaderKind.REPLAY, first, stop=stop, total=total, rate=rate
+        )
+        await around.accounts.update(name, lambda account: account.with_reader(record))
+        await self.join(name)
+        return ReaderInfo(record.id, name, record.kind, total, total, rate)
+
+    async def forget(self, name: str) -> None:
+        account = self._around.accounts[name]
+        await self._around.letters.forget(name)
+        await self._around.accounts.remove(name)
+        await self.let_go(name)
+        for record in account.readers:
+            await self._delete_consumer(name, record)
+
+    async def _remove(self, name: str, reader: Reader) -> None:
+        """Drop a bounded reader that is through, unless it was given more to do."""
+        record = self._around.accounts[name].reader(reader.id)
+        if record is None:
+            return
+        await self.store(name)
+
+        def mutation(account: Account) -> Account:
+            self._fence(account)
+            now = account.reader(reader.id)
+            return account if now is None or now.left else account.without_reader(reader.id)
+
+        await self._around.accounts.update(name, mutation)
+        if isinstance(reader, LogReader):
+            await reader.let_go()
+            await self._delete_consumer(name, record)
+
+    async def _delete_consumer(self, name: str, record: ReaderRecord) -> None:
+        if record.kind is ReaderKind.REDRIVE or not self._around.manage:
+            return
+        with suppress(QueueError):  # it is gone, or goes unused
+            await self._around.link.api(f"CONSUMER.DELETE.{self._around.stream}.{_consumer(name, record)}")
+
+    async def expire(self, name: str, to: Mark) -> int:
+        """Give up what is owed before *to*, of a destination this replica holds; how many events."""
+        given_up = sum(reader.expire(to) for reader in self.log_readers(name) if reader.at_work)
+        await self.store(name)
+        return given_up
+
+    async def refresh_hints(self) -> None:
+        """Find the age of backlogs nobody reads here at present, for the metrics."""
+        for name in self._around.accounts:
+            for reader in self.log_readers(name):
+                backlog = reader.backlog()
+                if backlog.events and backlog.oldest_received_at is None:
+                    reader.oldest_hint = await self._received_at(reader.mark.seq)
+
+    async def _received_at(self, seq: int) -> float | None:
+        """Arrival of the first batch at or after *seq*."""
+        message = await get_next(self._around.link, self._around.stream, seq)
+        try:
+            return None if message is None else decode(message).received_at
+        except NotABatch:
+            return None
+
+    async def tend(self) -> None:
+        """Once in a while: keep consumers in step with the readers."""
+        for name in self.held():
+            for reader in self.log_readers(name):
+                await reader.tend()
+
+
+def _consumer(name: str, record: ReaderRecord) -> str:
+    """The live one is named like its destination, for those who look at NATS."""
+    if record.kind is ReaderKind.LIVE:
+        return token(name)
+    return f"{token(name)}-{record.kind.value}-{record.id}"

@@ -1,0 +1,175 @@
+"""The messages a reader has taken: in order, complete, and acknowledged once they are settled.
+
+    consumer ──pull──▶ new messages ─┐
+    stream ──direct get──▶ again ────┴─▶ in order of the stream ─▶ reader        acks ◀─ stored watermark
+
+The consumer on the server says what is new and keeps the acknowledgements; this side knows what it wants.
+What a hold made the reader forget, or another replica took and never settled, is read again from the stream
+itself, so nothing has to be delivered twice to be read twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from relay.errors import QueueError
+from relay.queue.jetstream.fetch import Message, Pull, get_next, get_range
+from relay.queue.jetstream.link import NOT_FOUND, ApiError, Link
+
+ACK_WAIT: Final = 60.0  # seconds until the server thinks of delivering again what is not acknowledged
+MAX_ACK_PENDING: Final = 4_096
+_ACK: Final = b"+ACK"
+_STILL_AT_IT: Final = b"+WPI"
+_SWEEP: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSpec:
+    """The durable consumer of one reader."""
+
+    stream: str
+    name: str
+    start: int  # sequence it begins with, where it has to be made
+    manage: bool  # make it if it is missing
+
+    def config(self) -> Mapping[str, object]:
+        return {
+            "durable_name": self.name,
+            "ack_policy": "explicit",
+            "ack_wait": int(ACK_WAIT * 1e9),
+            "max_deliver": -1,
+            "max_ack_pending": MAX_ACK_PENDING,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(1, self.start),
+        }
+
+
+class Tape:
+    """Used by one task at a time, `keep`, `sweep` and `settled` aside."""
+
+    def __init__(self, link: Link, spec: ConsumerSpec) -> None:
+        self._link = link
+        self._spec = spec
+        self._pull = Pull(link, spec.stream, spec.name)
+        self._delivered = 0  # the consumer will not give this sequence, nor any before it, as a new one
+        self._replies: dict[int, str] = {}  # where to acknowledge what was delivered
+        self._settled = 0  # everything before this sequence may be acknowledged
+        self._busy = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Find or make the consumer. Raises `QueueError`."""
+        spec = self._spec
+        try:
+            info = await self._link.api(f"CONSUMER.INFO.{spec.stream}.{spec.name}")
+        except ApiError as error:
+            if error.err_code not in NOT_FOUND:
+                raise
+            if not spec.manage:
+                raise QueueError(
+                    f"the stream {spec.stream} has no consumer {spec.name}, and `queue.manage` is false"
+                ) from error
+            info = await self._link.api(
+                f"CONSUMER.CREATE.{spec.stream}.{spec.name}",
+                {"stream_name": spec.stream, "config": spec.config()},
+            )
+        self._delivered = info["delivered"]["stream_seq"]
+
+    async def close(self) -> None:
+        await self._pull.close()
+
+    async def read(self, start: int, most: int) -> tuple[list[Message], int]:
+        """The messages from sequence *start* on, in order, about *most* of them, and where to go on.
+
+        Where that is still *start*, there is nothing. Raises `QueueError`.
+        """
+        async with self._busy:
+            if start > self._delivered:
+                found = await self._new(start, most)
+                return found, found[-1].seq + 1 if found else start
+            last = min(self._delivered, start + most - 1)
+            return await self._again(start, last), last + 1
+
+    async def _new(self, start: int, most: int) -> list[Message]:
+        found: list[Message] = []
+        expected = start
+        for message in await self._pull.take(most):
+            self._delivered = max(self._delivered, message.seq)
+            if message.seq < self._settled:
+                await self._link.send(message.reply, _ACK)
+                continue
+            self._replies[message.seq] = message.reply
+            if message.seq < expected:
+                continue  # delivered again; it was read already
+            if message.seq > expected:
+                # Purged, or taken by a replica that had the lease before us.
+                found += await self._again(expected, message.seq - 1)
+            found.append(message)
+            expected = message.seq + 1
+        if found:
+            return found
+        # The consumer has nothing although the log goes on: it lags behind the stream's leader, or it waits
+        # for what a replica that is gone has not acknowledged.
+        following = await get_next(self._link, self._spec.stream, start)
+        return [] if following is None else [following]
+
+    async def _again(self, first: int, last: int) -> list[Message]:
+        """What is left of the sequences *first* to *last*, from the stream itself."""
+        found: list[Message] = []
+        at = first
+        while at <= last:
+            some = await get_range(self._link, self._spec.stream, at, last - at + 1)
+            if not some:
+                return [*found, *await self._leaders(at, last)]
+            for message in some:
+                if message.seq > at:
+                    found += await self._leaders(at, min(message.seq - 1, last))
+                if message.seq <= last:
+                    found.append(message)
+                at = message.seq + 1
+        return found
+
+    async def _leaders(self, first: int, last: int) -> list[Message]:
+        """What the leader has where another server had nothing: any may answer a direct get, also one that
+        lacks the newest, so only the leader's word tells that a message is gone.
+        """
+        found: list[Message] = []
+        while first <= last:
+            message = await get_next(self._link, self._spec.stream, first)
+            if message is None or message.seq > last:
+                break
+            found.append(message)
+            first = message.seq + 1
+        return found
+
+    async def settled(self, seq: int) -> None:
+        """Everything before *seq* is settled and stored: acknowledge it."""
+        self._settled = max(self._settled, seq)
+        with suppress(QueueError):  # delivered again later, and acknowledged then
+            for each in [each for each in self._replies if each < self._settled]:
+                await self._link.send(self._replies.pop(each), _ACK)
+
+    async def keep(self) -> None:
+        """Tell the server that what is not acknowledged yet is still being worked on."""
+        with suppress(QueueError):
+            for reply in list(self._replies.values()):
+                await self._link.send(reply, _STILL_AT_IT)
+
+    async def sweep(self) -> None:
+        """Take back what a replica that is gone left unacknowledged, while nothing new is to be read."""
+        if self._busy.locked():
+            return
+        async with self._busy:
+            with suppress(QueueError):
+                info = await self._link.api(f"CONSUMER.INFO.{self._spec.stream}.{self._spec.name}")
+                if info["num_ack_pending"] <= len(self._replies) or info["num_pending"]:
+                    return
+                for message in await self._pull.take(_SWEEP):
+                    self._delivered = max(self._delivered, message.seq)
+                    if message.seq < self._settled:
+                        await self._link.send(message.reply, _ACK)
+                    else:
+                        self._replies[message.seq] = message.reply

@@ -1,0 +1,66 @@
+"""What changed in the state bucket, handed to whoever owns it.
+
+Owns the one watch of this replica: accounts, presences, gaps and the stored ledger come through here, in
+the order of their revisions, first as they are and then as they change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from relay.errors import QueueError
+from relay.observe.logs import Log as Logger
+from relay.queue.jetstream.bucket import Bucket, Entry
+from relay.queue.jetstream.fetch import Follow
+from relay.queue.jetstream.link import Link
+from relay.queue.jetstream.pausing import pause
+
+Seen = Callable[[Entry], None]
+
+
+class Watch:
+    """*owners* by the first token of the keys they want to see."""
+
+    def __init__(
+        self,
+        link: Link,
+        bucket: Bucket,
+        owners: Mapping[str, Seen],
+        *,
+        log: Logger,
+        changed: Callable[[], None],
+    ) -> None:
+        self.complete = asyncio.Event()  # everything that was there has been handed out
+        self._link = link
+        self._bucket = bucket
+        self._owners = owners
+        self._log = log
+        self._changed = changed  # called when some were handed out
+        self._revision = 0
+
+    async def run(self) -> None:
+        """Watch without end."""
+        subject = self._bucket.subject
+        filters = [each for owner in self._owners for each in (f"{subject}{owner}", f"{subject}{owner}.>")]
+        while True:
+            follow = Follow(self._link, self._bucket.stream, filters=filters, last_per_subject=True)
+            try:
+                async for messages in follow.run(self._revision + 1):
+                    for message in messages:
+                        self._hand_out(self._bucket.entry(message))
+                    if messages:
+                        self._changed()
+                    else:
+                        self.complete.set()
+            except QueueError as error:
+                self._log.warning("queue.watch_failed", detail=str(error))
+                await pause()
+
+    def _hand_out(self, entry: Entry) -> None:
+        self._revision = max(self._revision, entry.revision)
+        try:
+            self._owners[entry.key.partition(".")[0]](entry)
+        except QueueError as error:
+            # One record that cannot be read, of a later version perhaps, must not hide the others.
+            self._log.error("queue.record_unreadable", key=entry.key, detail=str(error))

@@ -1,0 +1,1 @@
+"""Moving a queue into another one: everything arrives, whatever the engines."""
