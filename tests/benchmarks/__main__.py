@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tests.benchmarks.harness import Bench, note
 from tests.benchmarks.report import Figure, environment, markdown, table
-from tests.benchmarks.scenarios import FULL, QUICK, SCENARIOS, Scale
+from tests.benchmarks.scale import FULL, QUICK, Scale
+from tests.benchmarks.scenarios import SCENARIOS
 
 
 async def run(names: Sequence[str], scale: Scale, under: Path | None) -> list[tuple[str, Sequence[Figure]]]:

@@ -10,10 +10,11 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from tests.benchmarks.cluster_scenarios import cluster, cluster_batch, cluster_fanout
 from tests.benchmarks.harness import (
     Bench,
     Sample,
@@ -27,22 +28,9 @@ from tests.benchmarks.harness import (
     relay,
 )
 from tests.benchmarks.report import Figure, at_least, at_most, plain
+from tests.benchmarks.scale import Scale
 from tests.fakes.loadgen import quantile
 from tests.fakes.process import RelayProcess
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """How much is measured."""
-
-    rounds: int
-    requests: int  # of 100 events, per run
-    backlog_requests: int  # of 100 events
-    seconds: float  # of the latency run
-
-
-FULL = Scale(rounds=3, requests=20_000, backlog_requests=50_000, seconds=15)
-QUICK = Scale(rounds=1, requests=5_000, backlog_requests=5_000, seconds=3)
 
 
 async def _alternate(
@@ -264,4 +252,7 @@ SCENARIOS: dict[str, tuple[str, Callable[[Bench, Scale], Awaitable[list[Figure]]
     "latency": ("Answer time", latency),
     "backlog": ("A large backlog", backlog),
     "outage": ("One destination down", outage),
+    "cluster": ("On a NATS cluster", cluster),
+    "cluster-batch": ("On NATS: events per request", cluster_batch),
+    "cluster-fanout": ("On NATS: destinations", cluster_fanout),
 }

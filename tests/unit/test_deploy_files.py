@@ -15,6 +15,7 @@ import yaml
 
 from relay.cli.options import DEFAULT_CONFIG
 from relay.config.load import load
+from relay.config.queue import SqliteQueueConfig
 from relay.config.schema import Config, Server
 from relay.destinations.registry import CONFIG_TYPES
 from tests.e2e.support import give_up
@@ -144,6 +145,7 @@ def test_the_queue_is_on_the_volume(dockerfile: list[Instruction], compose_confi
     data = last(dockerfile, "VOLUME")
 
     assert ["relay-data", data] in mounts("relay")
+    assert isinstance(compose_config.queue, SqliteQueueConfig)
     assert compose_config.queue.path.is_relative_to(data)
     assert f"RELAY_CONFIG={mounts('relay')[0][1]}" in last(dockerfile, "ENV")
 

@@ -31,9 +31,10 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
-    """A change that may or may not have been stored."""
+    """A change that may or may not have been stored, on the condition of a revision."""
 
     number: int
+    revision: int
     done: Callable[[], None]
 
 
@@ -49,7 +50,7 @@ class Accounts:
         self._changed = changed  # called with a name when its account is another one than before
         self._known: dict[str, _Known] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._doubts: dict[str, _Doubt] = {}
+        self._doubts: dict[str, list[_Doubt]] = {}
         self._number = 0
 
     def __contains__(self, name: str) -> bool:
@@ -80,15 +81,21 @@ class Accounts:
             self._take(account, entry.revision)
 
     def _take(self, account: Account, revision: int) -> None:
-        self._known[account.name] = _Known(account, revision)
-        self._resolve(account)
+        known = self._known.get(account.name)
+        if known is None or known.revision <= revision:
+            self._known[account.name] = _Known(account, revision)
+        self._resolve(account, revision)
         self._changed(account.name)
 
-    def _resolve(self, account: Account) -> None:
-        doubt = self._doubts.get(account.name)
-        if doubt is not None and account.changes.get(self._replica, 0) >= doubt.number:
-            del self._doubts[account.name]
-            doubt.done()
+    def _resolve(self, account: Account, revision: int) -> None:
+        """Find out which change in doubt was stored: of those on the same condition one at most."""
+        doubts = self._doubts.get(account.name, [])
+        if any(doubt.revision >= revision for doubt in doubts):
+            return  # nothing was stored yet; it may still be on its way
+        self._doubts.pop(account.name, None)
+        for doubt in doubts:
+            if doubt.number == account.changes.get(self._replica):
+                doubt.done()
 
     async def create(self, name: str, first: Callable[[int], Account]) -> Account:
         """Make an account unless it is there; *first* gets a number no reader has yet."""
@@ -147,13 +154,13 @@ class Accounts:
                     await self._reload(name)
                     continue
                 except (QueueError, asyncio.CancelledError):
-                    self._doubts[name] = _Doubt(number, done)
+                    doubt = _Doubt(number, known.revision, done)
+                    self._doubts.setdefault(name, []).append(doubt)
                     raise
-                # What was in doubt until now failed this one's condition, or is part of it.
+                # What was in doubt until now was on the same condition, so it cannot be stored any more.
                 self._doubts.pop(name, None)
-                self._known[name] = _Known(wanted, revision)
                 done()
-                self._changed(name)
+                self._take(wanted, revision)
                 return wanted
 
     async def remove(self, name: str) -> None:

@@ -1,6 +1,6 @@
 """The NATS client, where ours has to behave unlike the library's when a connection breaks.
 
-Owns four differences from `nats.aio.client.Client`, each at its method. Knows nothing of JetStream.
+Owns five differences from `nats.aio.client.Client`, each at its method. Knows nothing of JetStream.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from nats.aio.client import Client as LibraryClient
+from nats.aio.client import Srv
 from nats.aio.transport import TcpTransport
 from nats.errors import Error as NatsError
 
@@ -69,6 +70,11 @@ class Client(LibraryClient):
         if not self.is_closed and not self.is_reconnecting:
             self._abort()
         await super()._process_op_err(e)
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        """Let go of the attempt before, which the library leaves open when the server turned it down."""
+        self._abort()
+        await super()._connect_to_server(s)
 
     def _connect_command(self) -> bytes:
         """Say who we are only on an encrypted connection, where one is demanded.

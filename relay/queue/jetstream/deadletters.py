@@ -160,7 +160,10 @@ class Letters:
 
         Raises `LeaseLost` where the account has changed hands again, or `QueueError`.
         """
-        lease = self._accounts[destination].lease
+        account = self._accounts[destination]
+        if not account.ahead:
+            return
+        lease = account.lease
 
         def spare(account: Account, letter: StoredDeadLetter) -> bool:
             return not counted(account, letter)
@@ -170,7 +173,7 @@ class Letters:
                 raise LeaseLost
             return account
 
-        await self._delete(DeadLetterFilter(destination), spare, check)
+        await self._delete(DeadLetterFilter(destination), spare, check, after=account.ahead)
 
     async def forget(self, destination: str) -> None:
         """Delete all letters of a destination, books or no books. Raises `QueueError`."""
@@ -181,11 +184,13 @@ class Letters:
         which: DeadLetterFilter,
         wanted: Callable[[Account, StoredDeadLetter], bool],
         book: Callable[[Account, int], Account],
+        *,
+        after: int = 0,
     ) -> int:
         """Delete the letters of one destination that are there now; how many events they stood for."""
         name = which.destination or ""
         until = await self._accounts.serial()
-        events = after = 0
+        events = 0
         most = MOST_LETTERS
         while True:
             page = await self._page(

@@ -201,7 +201,8 @@ class Deduplicator:
         if rest <= 0 or not intact(meta, message.payload):
             return
         ids = event_ids(gzipped.decompress(message.payload).split(b"\n")[:-1], meta.ordinals)
-        gone = Remembered(meta.received_at, ids, meta.hashes)
+        times = (meta.oldest, meta.newest) if meta.newest else None
+        gone = Remembered(meta.received_at, ids, meta.hashes, times)
         await self._bucket.commit([remember(meta.source, meta.place, meta.seq, gone, rest)])
 
     async def _cut(self, batches: Sequence[Batch], *, indexed: bool) -> Pieces:

@@ -47,7 +47,7 @@ class Gaps:
                 self._known.pop(number, None)
                 self._removed[number] = entry.revision
             return
-        gap = _load(entry.value)
+        gap = load(entry.value)
         if entry.revision > max(self._revision(gap.id), self._removed.get(gap.id, 0)):
             self._known[gap.id] = (gap, entry.revision)
 
@@ -98,7 +98,7 @@ class Gaps:
 
     async def _extend(self, number: int, gap: Gap) -> None:
         try:
-            revision = await self._bucket.put(_key(number), _dump(gap), revision=self._revision(number))
+            revision = await self._bucket.put(key_of(number), dump(gap), revision=self._revision(number))
         except Stale:
             await self._reload(number)
             raise
@@ -109,14 +109,14 @@ class Gaps:
         number = 1 + max([0, *self._known, *self._removed])
         gap = replace(noted, id=number)
         try:
-            revision = await self._bucket.put(_key(number), _dump(gap), revision=0)
+            revision = await self._bucket.put(key_of(number), dump(gap), revision=0)
         except Stale:
             await self._reload(number)
             raise
         self._known[number] = (gap, revision)
 
     async def _reload(self, number: int) -> None:
-        if (entry := await self._bucket.get(_key(number))) is not None:
+        if (entry := await self._bucket.get(key_of(number))) is not None:
             self.seen(entry)
         else:
             self._known.pop(number, None)
@@ -156,7 +156,7 @@ def _add(gaps: list[Gap], noted: Gap) -> None:
         gaps[gaps.index(gap)] = _joined(gap, noted)
 
 
-def _key(number: int) -> str:
+def key_of(number: int) -> str:
     return f"{PREFIX}.{number}"
 
 
@@ -167,11 +167,11 @@ def _number(key: str) -> int:
         raise QueueError("a gap's key in the state bucket cannot be read") from error
 
 
-def _dump(gap: Gap) -> bytes:
+def dump(gap: Gap) -> bytes:
     return _GAP.dump_json(gap)
 
 
-def _load(value: bytes) -> Gap:
+def load(value: bytes) -> Gap:
     try:
         return _GAP.validate_json(value)
     except ValidationError as error:

@@ -134,6 +134,17 @@ class Holding:
             taken = self._take()
             return _apply(account, taken)
 
+        some: tuple[Change, ...] = ()
+
+        def ahead(account: Account) -> Account:
+            nonlocal some
+            self._fence(account)
+            some = tuple(self._letters[:_LETTERS_A_COMMIT])
+            return replace(account, ahead=account.ahead or self._accounts.revision(self._name))
+
+        def stored_ahead() -> None:
+            del self._letters[: len(some)]
+
         def letters() -> Sequence[Change]:
             return taken.letters if taken else ()
 
@@ -145,10 +156,7 @@ class Holding:
             while len(self._letters) > _LETTERS_A_COMMIT:
                 # More than one commit can hold: these are stored first and counted with the last ones. Were
                 # we to die in between, whoever takes over deletes them again (`letters.clean`).
-                some = self._letters[:_LETTERS_A_COMMIT]
-                self._fence(self._accounts[self._name])
-                await self._bucket.commit(some)
-                del self._letters[: len(some)]
+                await self._accounts.update(self._name, ahead, letters=lambda: some, done=stored_ahead)
             await self._accounts.update(self._name, mutation, letters=letters, done=done)
         except LeaseLost:
             self.drop()
@@ -193,6 +201,7 @@ def _apply(account: Account, taken: _Taken) -> Account:
         dead_by_reason=by_reason,
         readers=tuple(readers),
         hold=_held(account.hold, taken.hold),
+        ahead=0,
     )
 
 

@@ -33,10 +33,10 @@ _tail = itemgetter(slice(-TAIL, None))
 def place_of(each: Fingerprint) -> str:
     """Where a batch is stored. Of several events those with a time decide."""
     if each.timed:
-        return _span(each.oldest, each.newest)
+        return span(each.oldest, each.newest)
     keys = each.identities
     times = [time for key in keys if (time := event_time(key)) is not None]
-    return _span(min(times), max(times)) if times else _untimed(keys)
+    return span(min(times), max(times)) if times else untimed(keys)
 
 
 def places_of(each: Fingerprint, *, singly: bool) -> set[str]:
@@ -55,19 +55,37 @@ def places_of(each: Fingerprint, *, singly: bool) -> set[str]:
             times.add(time)
     found = {f"{level}.{index}" for level in LEVELS for index in {time >> level for time in times}}
     if singly:
-        found.update([_untimed([key]) for key in untimed])
+        found.update([untimed([key]) for key in untimed])
     elif len(untimed) == len(keys):
-        found.add(_untimed(keys))
+        found.add(untimed(keys))
     return found
 
 
-def _span(oldest: int, newest: int) -> str:
+def span(oldest: int, newest: int) -> str:
+    """The smallest place that holds all events between these times, in milliseconds since the epoch."""
     level = next(level for level in LEVELS if oldest >> level == newest >> level)
     return f"{level}.{oldest >> level}"
 
 
-def _untimed(keys: Sequence[bytes]) -> str:
-    return "u." + blake2b(b"\n".join(keys), digest_size=5).hexdigest()
+def untimed(keys: Sequence[bytes]) -> str:
+    return hashed(int.from_bytes(blake2b(b"\n".join(keys), digest_size=5).digest(), "big"))
+
+
+def hashed(number: int) -> str:
+    """The place of events without a time, by their hash."""
+    return f"u.{number:010x}"
+
+
+def start_of(place: str) -> int:
+    """The first millisecond of a span of time. Raises `ValueError` for a place that is none."""
+    level, _, index = place.partition(".")
+    return int(index) << int(level)
+
+
+def hash_in(place: str) -> int | None:
+    """The hash that names the place of events without a time; None for a span of time."""
+    kind, _, digest = place.partition(".")
+    return int(digest, 16) if kind == "u" else None
 
 
 def event_hashes(each: Fingerprint) -> list[int]:

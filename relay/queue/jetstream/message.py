@@ -21,6 +21,7 @@ from relay.batch import StoredBatch
 from relay.errors import QueueError
 from relay.model import Batch, Format
 from relay.queue.jetstream.fetch import Message
+from relay.queue.jetstream.index import NOWHERE
 from relay.queue.jetstream.link import MESSAGE_ID, Outgoing
 
 VERSION: Final = 1
@@ -86,6 +87,20 @@ def encode(prefix: str, batch: Batch, stamp: Stamp, duplicates: int) -> Outgoing
 def encode_marker(prefix: str, batch: Batch, stamp: Stamp, duplicates: int) -> Outgoing:
     """Nothing is left of a request but the fact that all of its events were accepted before."""
     return _message(prefix, batch, stamp, duplicates, {}, b"")
+
+
+def encode_hole(prefix: str, received_at: float, events: int) -> Outgoing:
+    """Events that are nowhere any more, so that those behind them keep their numbers.
+
+    Whoever reads it finds that its checksum is wrong, as that of any batch which went bad.
+    """
+    about = {
+        "v": VERSION,
+        "at": received_at,
+        "formats": {Format.UNKNOWN.value: events},
+        "crc": 1 + gzipped.crc32(b""),
+    }
+    return Outgoing(f"{prefix}.events.unknown.{NOWHERE}", b"", {BATCH: orjson.dumps(about).decode()})
 
 
 def _message(

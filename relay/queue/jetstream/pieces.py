@@ -29,7 +29,7 @@ MOST_LINES: Final = 4_096
 HEADERS: Final = 64 << 10
 # More of them in a request are no audit log of Konnect's. They stay in their batches, which still
 # finds a retry.
-_MOST_ALONE: Final = 64
+MOST_ALONE: Final = 64
 _DIGEST_BYTES: Final = 16
 
 
@@ -59,7 +59,7 @@ def cut(batches: Sequence[Batch], room: int, *, indexed: bool) -> Pieces:
     """
     prints = [fingerprint(batch) for batch in batches]
     odd = [frozenset() if each.timed else _odd(each) for each in prints]
-    singly = sum(map(len, odd)) <= _MOST_ALONE
+    singly = sum(map(len, odd)) <= MOST_ALONE
     pieces: list[Piece] = []
     for batch, each, alone in zip(batches, prints, odd, strict=True):
         runs = list(_runs(len(each.lines), alone if singly else frozenset()))

@@ -11,7 +11,7 @@ never judges what is put aside.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,16 +75,11 @@ class Quarantine:
         return await self._keep(f"batch-{meta.seq}", payload, about)
 
     async def _keep(self, entry: str, payload: bytes, about: dict[str, object]) -> bool:
-        size = int(self._link.max_payload * _PART)
-        parts = [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
-        about |= {"created_at": self._clock.now(), "parts": len(parts)}
-        told = {HEADER: orjson.dumps(about).decode()}
-        first = Change(f"{PREFIX}.{entry}.0", parts[0], revision=0, headers=told)
-        others = [Change(f"{PREFIX}.{entry}.{n}", part, revision=0) for n, part in enumerate(parts[1:], 1)]
-        if await self._bucket.get(first.key) is not None:
+        about |= {"created_at": self._clock.now()}
+        changes = changes_of(entry, payload, about, self._link.max_payload)
+        if await self._bucket.get(changes[-1].key) is not None:
             return False
         await self._make_room(len(payload))
-        changes = [*others, first]
         try:
             for at in range(0, len(changes), _PARTS_A_COMMIT):
                 await self._bucket.commit(changes[at : at + _PARTS_A_COMMIT])
@@ -117,6 +112,18 @@ class Quarantine:
             _Part(message.subject.rpartition(".")[0], message.seq, int(message.headers[PAYLOAD_BYTES]))
             async for message in scan(self._link, self._bucket.stream, filters=filters, headers_only=True)
         ]
+
+
+def changes_of(
+    entry: str, payload: bytes, about: Mapping[str, object], max_payload: int
+) -> list[Change]:
+    """An entry that must not be there yet, part 0 last."""
+    size = int(max_payload * _PART)
+    parts = [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
+    told = {HEADER: orjson.dumps({**about, "parts": len(parts)}).decode()}
+    first = Change(f"{PREFIX}.{entry}.0", parts[0], revision=0, headers=told)
+    others = [Change(f"{PREFIX}.{entry}.{n}", part, revision=0) for n, part in enumerate(parts[1:], 1)]
+    return [*others, first]
 
 
 def _oldest(parts: Sequence[_Part], needed: int) -> tuple[int, int]:

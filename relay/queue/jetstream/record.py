@@ -84,6 +84,7 @@ class Account:
     hold: Hold | None = None
     lease: LeaseRecord | None = None
     epoch: int = 0  # of the last lease
+    ahead: int = 0  # dead letters stored after this revision may not be counted yet; 0: all are
     # The number of the last change each replica made: tells a writer whose acknowledgement got lost
     # whether its change was stored.
     changes: dict[str, int] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from relay.queue.jetstream.bucket import Change, Entry
 from relay.queue.jetstream.message import HASHES, token
 
 _RECEIVED_AT: Final = "Relay-Received-At"
+_TIMES: Final = "Relay-Times"
 _ID_BYTES: Final = 16
 _ENTRY_BYTES: Final = 20  # the id, and four bytes of its ordinal, the lowest first
 
@@ -26,6 +27,7 @@ class Remembered:
     received_at: float  # seconds since the epoch
     ids: Sequence[str]  # event ids
     hashes: str | None  # header value, as it was on the batch; None: not known
+    times: tuple[int, int] | None = None  # milliseconds; believable event times lie between these
 
 
 def key_of(source: str, place: str, seq: int | str) -> str:
@@ -33,11 +35,13 @@ def key_of(source: str, place: str, seq: int | str) -> str:
     return f"seen.{token(source)}.{place}.{seq}"
 
 
-def remember(source: str, place: str, seq: int, batch: Remembered, ttl: float) -> Change:
+def remember(source: str, place: str, seq: int | str, batch: Remembered, ttl: float) -> Change:
     """What to store. *ttl* in seconds: the rest of the source's window."""
     headers = {_RECEIVED_AT: repr(batch.received_at)}
     if batch.hashes:
         headers[HASHES] = batch.hashes
+    if batch.times:
+        headers[_TIMES] = "{} {}".format(*batch.times)
     value = b"".join(map(_packed, batch.ids))
     return Change(key_of(source, place, seq), value, ttl=ttl, headers=headers)
 
@@ -46,7 +50,16 @@ def recall(entry: Entry) -> Remembered:
     """Raises `ValueError` or `KeyError` for what is no such entry."""
     value = entry.value
     ids = [_unpacked(value[at : at + _ENTRY_BYTES]) for at in range(0, len(value), _ENTRY_BYTES)]
-    return Remembered(float(entry.headers[_RECEIVED_AT]), ids, entry.headers.get(HASHES))
+    return Remembered(
+        float(entry.headers[_RECEIVED_AT]), ids, entry.headers.get(HASHES), _times(entry.headers.get(_TIMES))
+    )
+
+
+def _times(header: str | None) -> tuple[int, int] | None:
+    if header is None:
+        return None
+    oldest, newest = header.split()
+    return int(oldest), int(newest)
 
 
 def _packed(event_id: str) -> bytes:

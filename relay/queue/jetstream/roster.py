@@ -217,6 +217,7 @@ class Roster:
     async def attach(self, name: str, start: Literal["now", "earliest"]) -> Sequence[Reader]:
         accounts, ledger = self._around.accounts, self._around.log.ledger
         if name not in accounts:
+            await self._around.letters.forget(name)
             fill = await accounts.serial()
 
             def first(live: int) -> Account:
@@ -254,8 +255,9 @@ class Roster:
 
     async def forget(self, name: str) -> None:
         account = self._around.accounts[name]
-        await self._around.letters.forget(name)
+        # First, so that nobody counts another letter; what is left of them `attach` would clear up.
         await self._around.accounts.remove(name)
+        await self._around.letters.forget(name)
         await self.let_go(name)
         for record in account.readers:
             await self._delete_consumer(name, record)

@@ -168,7 +168,12 @@ class Desk:
     async def store_ahead(self, name: str, *letters: DeadLetter) -> None:
         """What a replica leaves behind that dies before it could count the letters."""
         changes = [change_of(name, each, each.position.sequence, self.clock.now()) for each in letters]
-        await self.bucket.commit(changes)
+        revision = self.accounts.revision(name)
+        await self.accounts.update(
+            name,
+            lambda account: replace(account, ahead=account.ahead or revision),
+            letters=lambda: changes,
+        )
 
     async def delete_by_hand(self, found: StoredDeadLetter) -> None:
         """As `nats kv del` does."""

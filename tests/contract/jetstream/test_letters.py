@@ -395,7 +395,8 @@ async def test_what_a_dead_replica_left_ahead_is_cleared_up(desk: Desk) -> None:
     await desk.open("new", settled=10)
     await desk.bury("new", 8, 9)
     await desk.lose("new", 5, 3)
-    await desk.store_ahead("new", letter(10), *[letter(n) for n in range(700, 1600)])
+    await desk.store_ahead("new", letter(10))
+    await desk.store_ahead("new", *[letter(n) for n in range(700, 1600)])
     await desk.bucket.commit([expired(2000, 5, destination="new")])
 
     await desk.letters.clean("new")

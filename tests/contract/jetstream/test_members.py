@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from relay.model import DestinationState, Sighting
+from relay.model import Sighting
 from tests.contract.jetstream.replicas import LIMIT, Replicas, description
 from tests.fakes.process import until
 
@@ -143,7 +143,7 @@ async def test_everybody_reads_what_everybody_tells_of_itself(replicas: Replicas
     told = replace(
         description("one"),
         sources={"eu": Sighting(at=12.5, code=200)},
-        destinations={"splunk.eu": Sighting(detail="« no »\n", state=DestinationState.RETRYING)},
+        destinations={"splunk.eu": Sighting(code=503, detail="« no »\n")},
     )
 
     await one.members.announce(told)

@@ -283,7 +283,7 @@ async def test_a_letter_settled_by_an_earlier_holder_is_not_booked_again(
     await other.look()
     await other.take_lease("siem")
 
-    await second.settle(settlement(late, refused=[refusal(late[0])] if refused else []))
+    await second.settle(settlement(late, refused=[refusal(each) for each in late] if refused else []))
 
     assert other.books("siem") == (2, 0, 0, 0)
     assert await other.all() == []
