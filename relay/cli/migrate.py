@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from relay.cli import output
+from relay.cli import output, places
 from relay.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from relay.queue.belongings import Part
-    from relay.queue.moving import Moved, Step, Store, Target
+    from relay.queue.moving import Moved, Step
 
-_PLACE = "sqlite:PATH"
+_PLACE = "sqlite:PATH|jetstream:CONFIG.yaml"
 
 
 def migrate(
@@ -41,29 +40,10 @@ async def _move(origin: str, to: str, screen: Console) -> Moved:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with AsyncExitStack() as stack:
-        store = _store(origin, stack)
-        target = _target(to, stack)
+        store = await places.open_store(origin, stack)
+        target = await places.open_target(to, stack)
         with Progress(*columns, console=screen) as progress:
             return await move(store, target, _Bars(progress))
-
-
-def _store(place: str, stack: AsyncExitStack) -> Store:
-    from relay.queue.sqlite import moving as sqlite
-
-    return stack.enter_context(sqlite.open_store(_path(place)))
-
-
-def _target(place: str, stack: AsyncExitStack) -> Target:
-    from relay.queue.sqlite import moving as sqlite
-
-    return stack.enter_context(sqlite.open_target(_path(place)))
-
-
-def _path(place: str) -> Path:
-    scheme, _, rest = place.partition(":")
-    if scheme != "sqlite" or not rest:
-        raise typer.BadParameter(f"{place!r} is no place of a queue; write {_PLACE}")
-    return Path(rest)
 
 
 class _Bars:

@@ -16,7 +16,7 @@ from relay.model import Batch
 
 # Clocks of Konnect's services may differ a little; an event further in the future would make
 # everything that follows look old.
-_FUTURE_MS = 600_000
+FUTURE_MS = 600_000
 # Hashes are taken over the last bytes of a line: the signature, or trace id and user agent. They only
 # raise suspicion; who is alike in them is compared by full event id.
 TAIL = 192
@@ -62,7 +62,7 @@ def tail_hashes(lines: Iterable[bytes]) -> set[int]:
 def fingerprint(batch: Batch) -> Fingerprint:
     """Take a batch's fingerprint."""
     lines = batch.lines or batch.body.split(b"\n")[:-1]
-    limit = int(batch.received_at * 1000) + _FUTURE_MS
+    limit = int(batch.received_at * 1000) + FUTURE_MS
     stamps = event_stamps(lines)
     if stamps is not None and (newest := int(max(stamps))) <= limit:
         long = min(map(len, lines)) >= _SHORT

@@ -67,7 +67,11 @@ class Recent:
             if known.generation < self._generation - 1:
                 self._young.update(self._unpack(known.packed))
                 known.generation = self._generation
-        return alone or (each.hashes.isdisjoint(self._young) and each.hashes.isdisjoint(self._old))
+        if alone or (each.hashes.isdisjoint(self._young) and each.hashes.isdisjoint(self._old)):
+            return True
+        # The sets hold many more hashes than those of the batches that overlap, and a search is dear.
+        overlapping = self._overlapping(each.oldest, each.newest)
+        return all(each.hashes.isdisjoint(self._unpack(known.packed)) for known in overlapping)
 
     def add(
         self, oldest: int, newest: int, events: int, packed: bytes, hashes: Iterable[int] | None = None

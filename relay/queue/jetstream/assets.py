@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import orjson
@@ -17,10 +18,11 @@ import orjson
 from relay.config.queue import JetStreamQueueConfig
 from relay.errors import QueueError, QueueFull
 from relay.observe.logs import Log
-from relay.queue.jetstream.link import NOT_FOUND, ApiError, Leaderless
+from relay.queue.jetstream.link import NOT_FOUND, ApiError, Leaderless, Silent
 from relay.queue.jetstream.pausing import pause
 
 _LEADER_SECONDS: Final = 15.0  # a cluster that has just been started elects its leader meanwhile
+_ANSWER_SECONDS: Final = 2.0  # a question about a stream that another relay is just creating may get no answer
 _DUPLICATE_WINDOW: Final = 120 * 10**9  # nanoseconds; far above the time in which we publish again
 _EXISTS: Final = 10058
 
@@ -148,14 +150,17 @@ async def _found(link: Api, name: str) -> Settings | None:
 
 
 async def _patiently(link: Api, subject: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Ask again as long as the cluster has no leader."""
+    """Ask again as long as the cluster has no leader, or the stream has none. To be asked twice does no harm."""
     try:
         async with asyncio.timeout(_LEADER_SECONDS):
             while True:
-                try:
-                    return await link.api(subject, body)
-                except Leaderless:
-                    await pause()
+                with suppress(Leaderless, Silent, TimeoutError):
+                    async with asyncio.timeout(_ANSWER_SECONDS):
+                        answer = await link.api(subject, body)
+                    # A stream without a leader is there, but whatever it is asked next would be lost.
+                    if answer.get("cluster", {"leader": "itself"}).get("leader"):
+                        return answer
+                await pause()
     except TimeoutError:
         raise QueueError(f"NATS has no leader for JetStream, for {_LEADER_SECONDS:g} s already") from None
 

@@ -76,6 +76,19 @@ class Client(LibraryClient):
         self._abort()
         await super()._connect_to_server(s)
 
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        """As the library's in half the time, without its care for names that neither servers nor relays write.
+
+        Every replica reads the headers of every batch, and once more for each destination it delivers to.
+        """
+        headers = {}
+        for line in raw.decode(errors="replace").split("\r\n"):
+            name, colon, value = line.partition(":")
+            if colon:
+                headers[name] = value.strip()
+        return headers
+
     def _connect_command(self) -> bytes:
         """Say who we are only on an encrypted connection, where one is demanded.
 

@@ -134,13 +134,19 @@ class Pull:
 
     async def _next(self) -> Msg:
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                message = await self._messages.get()
-        except TimeoutError:
-            raise QueueError(f"NATS did not answer within {_ANSWER_SECONDS:g} s") from None
+            message = self._messages.get_nowait()  # a timer for each message would cost more than the rest
+        except asyncio.QueueEmpty:
+            message = await self._wait()
         if message is None:
             raise QueueError("the connection to NATS was lost")
         return message
+
+    async def _wait(self) -> Msg | None:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await self._messages.get()
+        except TimeoutError:
+            raise QueueError(f"NATS did not answer within {_ANSWER_SECONDS:g} s") from None
 
     async def close(self) -> None:
         self._link.inboxes.discard(self._messages)

@@ -36,7 +36,7 @@ def place_of(each: Fingerprint) -> str:
         return span(each.oldest, each.newest)
     keys = each.identities
     times = [time for key in keys if (time := event_time(key)) is not None]
-    return span(min(times), max(times)) if times else untimed(keys)
+    return span(min(times), max(times)) if times else untimed_place(keys)
 
 
 def places_of(each: Fingerprint, *, singly: bool) -> set[str]:
@@ -47,17 +47,17 @@ def places_of(each: Fingerprint, *, singly: bool) -> set[str]:
     """
     keys = each.identities
     times = set()
-    untimed = []
+    timeless = []
     for key in keys:
         if (time := event_time(key)) is None:
-            untimed.append(key)
+            timeless.append(key)
         else:
             times.add(time)
     found = {f"{level}.{index}" for level in LEVELS for index in {time >> level for time in times}}
     if singly:
-        found.update([untimed([key]) for key in untimed])
-    elif len(untimed) == len(keys):
-        found.add(untimed(keys))
+        found.update([untimed_place([key]) for key in untimed])
+    elif len(timeless) == len(keys):
+        found.add(untimed_place(keys))
     return found
 
 
@@ -67,7 +67,7 @@ def span(oldest: int, newest: int) -> str:
     return f"{level}.{oldest >> level}"
 
 
-def untimed(keys: Sequence[bytes]) -> str:
+def untimed_place(keys: Sequence[bytes]) -> str:
     return hashed(int.from_bytes(blake2b(b"\n".join(keys), digest_size=5).digest(), "big"))
 
 

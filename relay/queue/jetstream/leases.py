@@ -22,7 +22,6 @@ from relay.errors import NotFound, QueueError
 from relay.observe.logs import Log
 from relay.queue.base import Lease
 from relay.queue.jetstream.accounts import Accounts
-from relay.queue.jetstream.bucket import Bucket, Stale
 from relay.queue.jetstream.members import Members
 from relay.queue.jetstream.record import Account, LeaseLost, LeaseRecord
 
@@ -296,35 +295,3 @@ class Leases:
     def _wants(self) -> frozenset[str]:
         kept = {name for name, held in self._held.items() if not held.releasing}
         return frozenset(self._waiting | kept)
-
-
-class JanitorLease:
-    """Whose turn it is to look after what belongs to all replicas. Its key holds a replica's id."""
-
-    KEY: Final = "janitor"
-
-    def __init__(self, bucket: Bucket, members: Members, log: Log) -> None:
-        self._bucket = bucket
-        self._members = members
-        self._log = log
-
-    async def ours(self) -> bool:
-        """Whether it is this replica's, which takes it from a dead one. Raises `QueueError`.
-
-        Not fenced: what the janitor does has to be harmless when two do it at once for a moment.
-        """
-        if not self._members.trusted():
-            return False
-        entry = await self._bucket.get(self.KEY)
-        holder = "" if entry is None else entry.value.decode()
-        if holder != self._members.id:
-            if entry is not None and self._members.is_alive(holder, revision=entry.revision):
-                return False
-            try:
-                await self._bucket.put(
-                    self.KEY, self._members.id.encode(), revision=0 if entry is None else entry.revision
-                )
-            except Stale:
-                return False
-            self._log.info("janitor.taken", **({} if entry is None else {"instead_of": holder}))
-        return self._members.trusted()

@@ -32,7 +32,7 @@ NOT_FOUND: Final = frozenset((10014, 10037, 10059))  # consumer, message, stream
 WRONG_LAST_SEQUENCE: Final = frozenset((10071, 10164))
 DUPLICATE_IN_BATCH: Final = 10201
 _DUPLICATE_IN_PROCESS: Final = 10158  # the same message is on its way to the quorum by another hand
-_STREAM_FULL: Final = frozenset((10002, 10023, 10047, 10048, 10049, 10052, 10053, 10054, 10077, 10122))
+_STREAM_FULL: Final = frozenset((10002, 10023, 10047, 10077))
 
 
 class ApiError(QueueError):
@@ -168,23 +168,22 @@ class Link:
         same.
         """
         recognised = MESSAGE_ID in message.headers
-        seconds = _ATTEMPT_SECONDS if recognised else _ANSWER_SECONDS
-        try:
-            async with asyncio.timeout(_PUBLISH_SECONDS):
-                while True:
-                    try:
-                        answer = await self.ask(
-                            message.subject, message.payload, message.headers, seconds=seconds
-                        )
-                        return _ack(answer.data)
-                    except Leaderless:
-                        await pause()
-                    except (Silent, Disconnected):
-                        if not recognised:
-                            raise
-                        await pause()
-        except TimeoutError:
-            raise QueueError(f"NATS did not store a message within {_PUBLISH_SECONDS:g} s") from None
+        attempt = _ATTEMPT_SECONDS if recognised else _ANSWER_SECONDS
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _PUBLISH_SECONDS
+        while (left := deadline - loop.time()) > 0:
+            try:
+                answer = await self.ask(
+                    message.subject, message.payload, message.headers, seconds=min(attempt, left)
+                )
+                return _ack(answer.data)
+            except Leaderless:
+                pass
+            except (Silent, Disconnected):
+                if not recognised:
+                    raise
+            await pause()
+        raise QueueError(f"NATS did not store a message within {_PUBLISH_SECONDS:g} s")
 
     async def publish_together(self, messages: Sequence[Outgoing]) -> Ack:
         """Store all of the messages in a row or none of them (ADR-50); the acknowledgement of the last.

@@ -114,9 +114,7 @@ class Quarantine:
         ]
 
 
-def changes_of(
-    entry: str, payload: bytes, about: Mapping[str, object], max_payload: int
-) -> list[Change]:
+def changes_of(entry: str, payload: bytes, about: Mapping[str, object], max_payload: int) -> list[Change]:
     """An entry that must not be there yet, part 0 last."""
     size = int(max_payload * _PART)
     parts = [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]

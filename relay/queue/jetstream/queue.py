@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Self
 
 from relay.clock import Clock
 from relay.config.queue import JetStreamQueueConfig
-from relay.errors import QueueError, QueueFull
+from relay.errors import QueueError
 from relay.model import Batch, Books, Format, Gap, Hold, Position, Receipt, Replica
 from relay.observe.logs import Log as Logger
 from relay.queue.base import (
@@ -30,23 +30,25 @@ from relay.queue.base import (
 )
 from relay.queue.jetstream.accounts import PREFIX as ACCOUNTS
 from relay.queue.jetstream.accounts import Accounts
+from relay.queue.jetstream.appending import Appending
 from relay.queue.jetstream.assets import ensure
 from relay.queue.jetstream.bucket import Bucket
 from relay.queue.jetstream.connect import connect
 from relay.queue.jetstream.deadletters import Letters
-from relay.queue.jetstream.deduplicate import Admission, Deduplicator
+from relay.queue.jetstream.deduplicate import Deduplicator
 from relay.queue.jetstream.durability import report
-from relay.queue.jetstream.fetch import Message
 from relay.queue.jetstream.gaps import Gaps
+from relay.queue.jetstream.janitor import JanitorLease
 from relay.queue.jetstream.laggards import Laggards, expire_idle
-from relay.queue.jetstream.leases import JanitorLease, Leases
+from relay.queue.jetstream.leases import Leases
 from relay.queue.jetstream.ledger import KEY as LEDGER
 from relay.queue.jetstream.ledger import Ledger
-from relay.queue.jetstream.link import DUPLICATE_IN_BATCH, ApiError, Link, Outgoing
+from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.log import Log
 from relay.queue.jetstream.members import PREFIX as REPLICAS
 from relay.queue.jetstream.members import Members
-from relay.queue.jetstream.message import Meta, decode
+from relay.queue.jetstream.message import Meta
+from relay.queue.jetstream.moving import refuse_unfinished
 from relay.queue.jetstream.quarantine import Quarantine
 from relay.queue.jetstream.record import Account, Mark
 from relay.queue.jetstream.roster import Roster, Surroundings
@@ -125,6 +127,9 @@ class JetStreamQueue:
             remember=self._dedup.remember,
         )
         self._laggards = Laggards(link, prefix, self._accounts, self._log, self._space, expire=self._expire)
+        self._appending = Appending(
+            link, prefix, self._dedup, self._space, self._log, clock=clock, observer=observer
+        )
         self._janitor = JanitorLease(bucket, self._members, log)
         self._upkeep = Upkeep(
             clock=clock,
@@ -181,6 +186,7 @@ class JetStreamQueue:
         return queue
 
     async def _start(self, deduplicate: Mapping[str, float | None]) -> None:
+        await refuse_unfinished(self._bucket)
         await self._log.load()
         self._dedup.start(self._log.newest())
         self._dedup.set_sources(deduplicate)
@@ -227,40 +233,7 @@ class JetStreamQueue:
     async def append(self, batches: Sequence[Batch]) -> Receipt:
         if not batches:
             return Receipt(0, 0)
-        self._space.admit(sum([len(batch.payload) for batch in batches]))
-        began = self._clock.monotonic()
-        async with self._dedup.admit(batches) as admission:
-            try:
-                messages, last = await self._publish(admission)
-            except QueueFull:
-                self._space.refused()
-                raise
-            admission.published(last)
-        self._observer.commit(len(messages), self._clock.monotonic() - began)
-        self._space.appended(sum([len(message.payload) for message in messages]))
-        bodies = [part.batch.body for part in admission.parts] or [b""]
-        for n, (message, body) in enumerate(zip(messages, bodies, strict=True)):
-            seq = last - len(messages) + 1 + n
-            meta = decode(Message(seq, message.subject, message.headers, message.payload))
-            self._log.published(meta, message.payload, body)
-        return Receipt(admission.accepted, admission.duplicates)
-
-    async def _publish(self, admission: Admission) -> tuple[list[Outgoing], int]:
-        """What was stored in the end, and the sequence of the last message."""
-        messages = admission.messages(self._prefix)
-        try:
-            if len(messages) > 1:
-                return messages, (await self._link.publish_together(messages)).seq
-            ack = await self._link.publish(messages[0])
-            if not ack.duplicate:
-                return messages, ack.seq
-        except ApiError as error:
-            if error.err_code != DUPLICATE_IN_BATCH:
-                raise
-        # The same request reached another replica, or this one before its acknowledgement got lost.
-        admission.recognised()
-        (marker,) = admission.messages(self._prefix)
-        return [marker], (await self._link.publish(marker)).seq
+        return await self._appending.append(batches)
 
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
         self._dedup.set_sources(deduplicate)
@@ -273,7 +246,8 @@ class JetStreamQueue:
 
     async def keep_corrupt(self, meta: Meta, payload: bytes) -> None:
         """See `readers.Keeper`."""
-        if await self._quarantine.keep_batch(meta, payload):
+        # Nothing is left of events that a move of the queue did not find any more.
+        if payload and await self._quarantine.keep_batch(meta, payload):
             self._corrupt += 1
             self._observer.corrupt(1)
 

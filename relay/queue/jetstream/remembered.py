@@ -14,6 +14,7 @@ from typing import Final
 from relay.queue.jetstream.bucket import Change, Entry
 from relay.queue.jetstream.message import HASHES, token
 
+PREFIX: Final = "seen"
 _RECEIVED_AT: Final = "Relay-Received-At"
 _TIMES: Final = "Relay-Times"
 _ID_BYTES: Final = 16
@@ -31,8 +32,8 @@ class Remembered:
 
 
 def key_of(source: str, place: str, seq: int | str) -> str:
-    """*seq* is that of the batch's message, or `*` in a filter."""
-    return f"seen.{token(source)}.{place}.{seq}"
+    """*seq* is that of the batch's message, `m1-0` and so on for one moved here, or `*` in a filter."""
+    return f"{PREFIX}.{token(source)}.{place}.{seq}"
 
 
 def remember(source: str, place: str, seq: int | str, batch: Remembered, ttl: float) -> Change:

@@ -69,7 +69,10 @@ class Roster:
             del known[number]
         for record in account.readers:
             if (reader := known.get(record.id)) is None:
-                known[record.id] = self._reader(name, record)
+                reader = known[record.id] = self._reader(name, record)
+                # One that was added while this replica delivers, by whichever replica was asked to.
+                if isinstance(reader, LogReader) and (holding := self._holdings.get(name)) is not None:
+                    reader.take_over(record, holding, self._tape(name, record))
             else:
                 reader.follow(record)
 
@@ -162,35 +165,23 @@ class Roster:
                 await reader.progress_stored(mark)
 
         holding = Holding(name, around.accounts, around.bucket, fence=self._fence, stored=stored)
-        records = [record for record in account.readers if record.kind is not ReaderKind.REDRIVE]
-        opened = [(record, await self._tape(name, record)) for record in records]
-        for record, tape in opened:
-            reader = self._readers[name][record.id]
-            assert isinstance(reader, LogReader)  # noqa: S101 - made from this very record
+        for record in account.readers:
             # Behind the end lies what the cluster lost: it is missed when everything else is read.
             if record.mark.seq > last + 1:
                 record = replace(record, mark=Mark(last + 1, record.mark.number))
-            reader.take_over(record, holding, tape)
+            reader = self._readers[name][record.id]
+            if isinstance(reader, LogReader):
+                tape = self._tape(name, record)
+                await tape.open()
+                reader.take_over(record, holding, tape)
         self._holdings[name] = holding
 
-    async def _tape(self, name: str, record: ReaderRecord) -> Tape:
+    def _tape(self, name: str, record: ReaderRecord) -> Tape:
         around = self._around
-        tape = Tape(
+        return Tape(
             around.link,
             ConsumerSpec(around.stream, _consumer(name, record), record.mark.seq, around.manage),
         )
-        await tape.open()
-        return tape
-
-    async def join(self, name: str) -> None:
-        """Take over readers that were added while this replica has the lease."""
-        holding = self._holdings.get(name)
-        if holding is None:
-            return
-        for record in self._around.accounts[name].readers:
-            reader = self._readers[name][record.id]
-            if isinstance(reader, LogReader) and not reader.at_work:
-                reader.take_over(record, holding, await self._tape(name, record))
 
     async def settle(self, name: str) -> None:
         """The lease is given up: store what is counted, and let go."""
@@ -250,7 +241,6 @@ class Roster:
             await around.accounts.serial(), ReaderKind.REPLAY, first, stop=stop, total=total, rate=rate
         )
         await around.accounts.update(name, lambda account: account.with_reader(record))
-        await self.join(name)
         return ReaderInfo(record.id, name, record.kind, total, total, rate)
 
     async def forget(self, name: str) -> None:

@@ -20,7 +20,7 @@ from relay.queue.jetstream.bucket import Bucket, Entry
 from relay.queue.jetstream.fetch import Message, get, scan
 from relay.queue.jetstream.index import from_header, unpack
 from relay.queue.jetstream.link import Link
-from relay.queue.jetstream.message import NotABatch, decode, intact, token
+from relay.queue.jetstream.message import HASHES, NotABatch, decode, intact, token
 from relay.queue.jetstream.remembered import key_of, recall
 
 # Filters of one consumer. The server compares each with each of the others: 256 take it some 8 ms.
@@ -40,8 +40,10 @@ class Wanted:
 
     def may_be_in(self, received_at: float, packed: bytes | None) -> bool:
         """Whether a batch of one of the places is worth opening. *packed*: its hashes, where known."""
-        if received_at < self.since:
-            return False
+        return received_at >= self.since and self.is_like(packed)
+
+    def is_like(self, packed: bytes | None) -> bool:
+        """Whether a batch with these hashes may hold one of the events; None where they are not known."""
         return packed is None or not self.hashes.isdisjoint(unpack(packed))
 
 
@@ -86,11 +88,15 @@ class Search:
         filters = [f"{self._stream}.events.{token(wanted.source)}.{place}" for place in places]
         async with aclosing(scan(self._link, self._stream, filters=filters, headers_only=True)) as messages:
             async for message in messages:
+                packed = from_header(message.headers.get(HASHES))
+                # First, because at a high rate a place holds thousands of batches, nearly all of them unlike.
+                if not wanted.is_like(packed):
+                    continue
                 try:
                     meta = decode(message)
                 except NotABatch:
                     continue
-                if wanted.may_be_in(meta.received_at, from_header(meta.hashes)):
+                if wanted.may_be_in(meta.received_at, packed):
                     found |= wanted.ids & await self._open(meta.seq)
                     if found == wanted.ids:
                         break

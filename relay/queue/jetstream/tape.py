@@ -59,9 +59,12 @@ class Tape:
         self._replies: dict[int, str] = {}  # where to acknowledge what was delivered
         self._settled = 0  # everything before this sequence may be acknowledged
         self._busy = asyncio.Lock()
+        self._opened = False
 
     async def open(self) -> None:
-        """Find or make the consumer. Raises `QueueError`."""
+        """Find or make the consumer, unless that is done. Raises `QueueError`."""
+        if self._opened:
+            return
         spec = self._spec
         try:
             info = await self._link.api(f"CONSUMER.INFO.{spec.stream}.{spec.name}")
@@ -77,6 +80,7 @@ class Tape:
                 {"stream_name": spec.stream, "config": spec.config()},
             )
         self._delivered = info["delivered"]["stream_seq"]
+        self._opened = True
 
     async def close(self) -> None:
         await self._pull.close()
@@ -87,6 +91,7 @@ class Tape:
         Where that is still *start*, there is nothing. Raises `QueueError`.
         """
         async with self._busy:
+            await self.open()
             if start > self._delivered:
                 found = await self._new(start, most)
                 return found, found[-1].seq + 1 if found else start
@@ -160,7 +165,7 @@ class Tape:
 
     async def sweep(self) -> None:
         """Take back what a replica that is gone left unacknowledged, while nothing new is to be read."""
-        if self._busy.locked():
+        if self._busy.locked() or not self._opened:
             return
         async with self._busy:
             with suppress(QueueError):

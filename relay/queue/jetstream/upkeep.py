@@ -15,8 +15,8 @@ from typing import Final
 from relay.clock import Clock
 from relay.errors import QueueError
 from relay.queue.jetstream.gaps import Gaps
+from relay.queue.jetstream.janitor import JanitorLease
 from relay.queue.jetstream.laggards import Laggards
-from relay.queue.jetstream.leases import JanitorLease
 from relay.queue.jetstream.log import Log
 from relay.queue.jetstream.quarantine import Quarantine
 from relay.queue.jetstream.roster import Roster

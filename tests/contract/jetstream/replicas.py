@@ -31,7 +31,8 @@ from relay.queue.base import Lease
 from relay.queue.jetstream.accounts import PREFIX as ACCOUNTS
 from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.bucket import Bucket
-from relay.queue.jetstream.leases import JanitorLease, Leases
+from relay.queue.jetstream.janitor import JanitorLease
+from relay.queue.jetstream.leases import Leases
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.members import BEAT_SECONDS, Members
 from relay.queue.jetstream.members import PREFIX as MEMBERS

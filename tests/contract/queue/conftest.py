@@ -1,4 +1,4 @@
-"""Every implementation of the queue passes the tests of this folder: SQLite, one NATS server, three of them."""
+"""Every implementation passes the tests of this folder: SQLite, one NATS server, and three of them."""
 
 from __future__ import annotations
 

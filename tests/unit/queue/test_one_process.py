@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from relay.config.queue import SqliteQueueConfig
 
+from relay.config.queue import SqliteQueueConfig
 from relay.errors import QueueLocked
 from relay.queue.sqlite import SqliteQueue
 from tests.fakes.clock import FakeClock

@@ -1,0 +1,84 @@
+"""Storing a request: what is new of it, published, acknowledged, entered into the log.
+
+    Space.admit ─▶ Deduplicator.admit ─▶ Link.publish ─ack─▶ Log.published
+
+Owns this order and nothing else. Answers nobody before the acknowledgement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relay.clock import Clock
+from relay.errors import QueueFull
+from relay.model import Batch, Receipt
+from relay.queue.base import Observer
+from relay.queue.jetstream.deduplicate import Admission, Deduplicator
+from relay.queue.jetstream.fetch import Message
+from relay.queue.jetstream.link import DUPLICATE_IN_BATCH, ApiError, Link, Outgoing
+from relay.queue.jetstream.log import Log
+from relay.queue.jetstream.message import decode
+from relay.queue.jetstream.space import Space
+
+
+class Appending:
+    """Into the stream with this name."""
+
+    def __init__(
+        self,
+        link: Link,
+        stream: str,
+        dedup: Deduplicator,
+        space: Space,
+        log: Log,
+        *,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self._link = link
+        self._stream = stream
+        self._dedup = dedup
+        self._space = space
+        self._log = log
+        self._clock = clock
+        self._observer = observer
+
+    async def append(self, batches: Sequence[Batch]) -> Receipt:
+        """Store what is new of a request, all or nothing. Raises `QueueFull` or `QueueError`."""
+        self._space.admit(sum([len(batch.payload) for batch in batches]))
+        began = self._clock.monotonic()
+        async with self._dedup.admit(batches) as admission:
+            try:
+                messages, last = await self._publish(admission)
+            except QueueFull:
+                self._space.refused()
+                raise
+            admission.published(last)
+        self._observer.commit(len(messages), self._clock.monotonic() - began)
+        self._space.appended(sum([len(message.payload) for message in messages]))
+        self._enter(admission, messages, last)
+        return Receipt(admission.accepted, admission.duplicates)
+
+    async def _publish(self, admission: Admission) -> tuple[list[Outgoing], int]:
+        """What was stored in the end, and the sequence of the last message."""
+        messages = admission.messages(self._stream)
+        try:
+            if len(messages) > 1:
+                return messages, (await self._link.publish_together(messages)).seq
+            ack = await self._link.publish(messages[0])
+            if not ack.duplicate:
+                return messages, ack.seq
+        except ApiError as error:
+            if error.err_code != DUPLICATE_IN_BATCH:
+                raise
+        # The same request reached another replica, or this one before its acknowledgement got lost.
+        admission.recognised()
+        (marker,) = admission.messages(self._stream)
+        return [marker], (await self._link.publish(marker)).seq
+
+    def _enter(self, admission: Admission, messages: Sequence[Outgoing], last: int) -> None:
+        bodies = [part.batch.body for part in admission.parts] or [b""]
+        first = last - len(messages) + 1  # messages that are stored together follow each other
+        for seq, (message, body) in enumerate(zip(messages, bodies, strict=True), first):
+            meta = decode(Message(seq, message.subject, message.headers, message.payload))
+            self._log.published(meta, message.payload, body)
