@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from random import Random
-from typing import cast
 
 import nats
 import uvloop
@@ -80,7 +79,7 @@ async def _library(client: Client, outgoing: list[Outgoing], flight: int) -> Non
 
 
 async def _link(client: Client, outgoing: list[Outgoing], flight: int) -> None:
-    link = await Link.open(cast("Client", client))
+    link = await Link.open(client)
     waiting = iter(outgoing)
 
     async def sender() -> None:

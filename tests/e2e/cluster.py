@@ -19,21 +19,21 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.e2e.konnect import Konnect, Moment, Progress
 from tests.e2e.support import SOURCE, Books, books, configuration, destination, drained
-from tests.fakes.nats import NatsCluster
+from tests.fakes.nats import NatsCluster, NatsServer
 from tests.fakes.process import RelayProcess, until
 from tests.fakes.siem import Answer, Received, Siem
 
 LOG = "konnect-audit"
 STATE = "KV_konnect-audit-state"
 LIMIT = 40.0  # seconds within which anything has to be over
-_STEADY = 4_000  # events at each SIEM: two seconds of load, so that progress was stored before anything breaks
-# Progress is stored every second; two more are for a busy machine.
-_UNSTORED_SECONDS = 3.0
+_STEADY = 4_000  # events at each SIEM, two seconds of load: progress was stored before anything breaks
+_UNSTORED_SECONDS = 3.0  # progress is stored every second; two more are for a busy machine
 
 
 class Receiver:
@@ -71,7 +71,7 @@ class Receiver:
         refused = {line for batch in konnect.given_up if set(batch.answers) == {429} for line in batch.lines}
         assert not got & refused, f"{self.name}: events arrived that were refused every time"
         for line, times in self.repeated().items():
-            explained = any(_UNSTORED_SECONDS > fault.at - times[0] for fault in faults)
+            explained = any(fault.at - times[0] < _UNSTORED_SECONDS for fault in faults)
             assert explained, f"{self.name}: {line!r} came at {times}, faults were at {faults}"
 
 
@@ -98,7 +98,7 @@ class Site:
         await until(flowing, LIMIT, "a steady flow")
 
     async def flowing_again(self, moment: Moment) -> dict[str, float]:
-        """Wait until something sent after *moment* is accepted and arrives everywhere; the seconds it took."""
+        """Wait until something sent after *moment* is accepted and arrives everywhere; how long that took."""
         seen = {"accepted": self.konnect.accepted, **{each.name: each.progress for each in self.receivers}}
         await until(
             lambda: all(progress.since(moment) is not None for progress in seen.values()),
@@ -115,6 +115,20 @@ class Site:
         """Wait until each NATS server has everything."""
         for stream in (LOG, STATE):
             await self.nats.in_step(stream)
+
+    async def lead_from(self, relay: int) -> NatsServer:
+        """Have the log led by the server that a relay is connected to."""
+        server = self.nats.servers[relay]
+
+        async def leads() -> bool:
+            if await self.nats.leader_of(LOG) is server:
+                return True
+            wanted = {"placement": {"preferred": server.name}}
+            await server.api(f"STREAM.LEADER.STEPDOWN.{LOG}", wanted)
+            return False
+
+        await until(leads, LIMIT, f"{server.name} leading")
+        return server
 
     async def holders(self) -> dict[str, RelayProcess]:
         """Who delivers to each destination, once all are delivered to."""
@@ -154,10 +168,10 @@ class Site:
 
     async def _account(self, relay: RelayProcess, names: list[str]) -> dict[str, Books]:
         """The books as *relay* tells them in its metrics, which must be what its status says."""
+        await until(partial(self._sees_all, relay), LIMIT, "a relay that sees all that live, and only them")
         await drained(relay, *names, within=LIMIT)
         accounts = {name: await books(relay, name) for name in names}
         status = await relay.status()
-        assert len(status["replicas"]) == len(self.relays)
         (source,) = [each for each in status["sources"] if each["name"] == SOURCE]
         for each in status["destinations"]:
             account = accounts[each["name"]]
@@ -166,6 +180,10 @@ class Site:
             told = [each[key] for key in ("owed", "delivered", "filtered", "dead_letters", "backlog")]
             assert told == [account.owed, account.delivered, account.filtered, 0, 0]
         return accounts
+
+    async def _sees_all(self, relay: RelayProcess) -> bool:
+        """A relay that was just started takes one that died for alive until its silence has lasted."""
+        return len((await relay.status())["replicas"]) == len(self.relays)
 
     def report(self, what: str, **seconds: float) -> None:
         """Tell people what it came to (`pytest -s`, or `-rP`)."""

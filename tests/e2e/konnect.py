@@ -1,7 +1,7 @@
-"""Konnect as a cluster of relays knows it: batches at a steady rate, each sent until accepted, five times at most.
+"""Konnect as a cluster of relays knows it: batches at a steady rate, each sent five times at most.
 
-Between it and the relays is a load balancer in miniature: first attempts take the relays in turn, and what one
-of them refused goes to the next one. Owns what was sent and what was promised, never what became of it.
+Between it and the relays is a load balancer in miniature: first attempts take the relays in turn, and what
+one of them refused goes to the next. Owns what was sent and what was promised, never what became of it.
 """
 
 from __future__ import annotations
@@ -139,9 +139,7 @@ class Konnect:
             self.given_up.append(batch)
         self._refused -= len(batch.answers) > 1
 
-    async def _offer(
-        self, session: aiohttp.ClientSession, port: int, batch: Sent, body: bytes
-    ) -> int | None:
+    async def _offer(self, session: aiohttp.ClientSession, port: int, batch: Sent, body: bytes) -> int | None:
         url = f"http://127.0.0.1:{port}/audit-logs/{SOURCE}"
         try:
             async with session.post(url, data=body, headers=HEADERS) as response:

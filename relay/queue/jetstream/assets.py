@@ -22,7 +22,7 @@ from relay.queue.jetstream.link import NOT_FOUND, ApiError, Leaderless, Silent
 from relay.queue.jetstream.pausing import pause
 
 _LEADER_SECONDS: Final = 15.0  # a cluster that has just been started elects its leader meanwhile
-_ANSWER_SECONDS: Final = 2.0  # a question about a stream that another relay is just creating may get no answer
+_ANSWER_SECONDS: Final = 2.0  # what is asked about a stream that is just being created may get no answer
 _DUPLICATE_WINDOW: Final = 120 * 10**9  # nanoseconds; far above the time in which we publish again
 _EXISTS: Final = 10058
 
@@ -150,7 +150,7 @@ async def _found(link: Api, name: str) -> Settings | None:
 
 
 async def _patiently(link: Api, subject: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Ask again as long as the cluster has no leader, or the stream has none. To be asked twice does no harm."""
+    """Ask as long as the cluster or the stream has no leader; being asked again changes nothing."""
     try:
         async with asyncio.timeout(_LEADER_SECONDS):
             while True:

@@ -47,16 +47,16 @@ def places_of(each: Fingerprint, *, singly: bool) -> set[str]:
     """
     keys = each.identities
     times = set()
-    timeless = []
+    untimed = []
     for key in keys:
         if (time := event_time(key)) is None:
-            timeless.append(key)
+            untimed.append(key)
         else:
             times.add(time)
     found = {f"{level}.{index}" for level in LEVELS for index in {time >> level for time in times}}
     if singly:
         found.update([untimed_place([key]) for key in untimed])
-    elif len(timeless) == len(keys):
+    elif len(untimed) == len(keys):
         found.add(untimed_place(keys))
     return found
 

@@ -50,7 +50,7 @@ from relay.queue.jetstream.members import Members
 from relay.queue.jetstream.message import Meta
 from relay.queue.jetstream.moving import refuse_unfinished
 from relay.queue.jetstream.quarantine import Quarantine
-from relay.queue.jetstream.record import Account, Mark
+from relay.queue.jetstream.record import Account, LeaseLost, Mark
 from relay.queue.jetstream.roster import Roster, Surroundings
 from relay.queue.jetstream.space import Limits, Space
 from relay.queue.jetstream.upkeep import Upkeep
@@ -358,7 +358,8 @@ class JetStreamQueue:
 
     async def flush(self) -> None:
         for name in self._roster.held():
-            await self._roster.store(name)
+            with suppress(LeaseLost):  # nothing is ours any more to be stored, nor shown
+                await self._roster.store(name)
 
     async def close(self) -> None:
         if self._closed:

@@ -224,24 +224,19 @@ class LogReader:
         at = self._next
         skip = at.offset if message.seq == at.seq else 0
         number = at.number - skip
-        try:
-            meta = decode(message)
-        except NotABatch:
-            self._next = Mark(message.seq + 1, number)
-            return
-        end = number + meta.count
-        self._next = Mark(message.seq + 1, end)
-        self._parts.setdefault(message.seq, _Part(message.seq, number, end, meta.received_at))
-        if not meta.count:
-            return
-        events, size = self._average
-        self._average = (
-            events + (meta.count - events) / 8,
-            max(1.0, size + (len(message.payload) - size) / 8),
-        )
         batch = self._log.cached(message.seq)
         # Where messages vanished before this one, our count is behind the ledger's until the end of the log.
-        if batch is None or batch.sequence != number:
+        if batch is not None and batch.sequence == number:
+            self._enter(message, number, batch.count, batch.received_at)
+        else:
+            try:
+                meta = decode(message)
+            except NotABatch:
+                self._next = Mark(message.seq + 1, number)
+                return
+            end = self._enter(message, number, meta.count, meta.received_at)
+            if not meta.count:
+                return
             if not intact(meta, message.payload):
                 await self._keeper.keep_corrupt(meta, message.payload)
                 self._ranges.lose(number + skip, end)
@@ -250,6 +245,19 @@ class LogReader:
             batch = stored(meta, number, message.payload)
             self._log.remember(message.seq, batch)
         self._ahead.append((batch, skip))
+
+    def _enter(self, message: Message, number: int, count: int, received_at: float) -> int:
+        """A message was read that holds *count* events from *number* on; the number behind them."""
+        end = number + count
+        self._next = Mark(message.seq + 1, end)
+        self._parts.setdefault(message.seq, _Part(message.seq, number, end, received_at))
+        if count:
+            events, size = self._average
+            self._average = (
+                events + (count - events) / 8,
+                max(1.0, size + (len(message.payload) - size) / 8),
+            )
+        return end
 
     async def _lose(self, to: Mark) -> None:
         """What the log should hold before *to* is not there."""

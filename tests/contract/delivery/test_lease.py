@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay.batch import Chunk
+from relay.batch import Chunk, StoredBatch
 from relay.destinations.base import Delivered, Outcome, ProbeReport
 from relay.errors import QueueError
 from relay.model import DestinationState, Hold, HoldReason, Position, Response, RetryState, Settlement
@@ -328,3 +328,37 @@ async def test_trying_now_means_nothing_without_the_lease(shared: Rig, siem: Sie
     await worker.try_now()
 
     assert queue.readers("siem")[0].retry == RetryState(2, NOW + 4)
+
+
+class Refusing(SqliteQueue):
+    """The real queue, of which nothing can be read for a while: its cluster elects a leader."""
+
+    refusals = 0
+    refused = 0
+
+    async def read(self, start: int, stop: int, max_events: int) -> list[StoredBatch]:
+        if self.refusals:
+            self.refusals -= 1
+            self.refused += 1
+            raise QueueError("nobody answers for the stream")
+        return await super().read(start, stop, max_events)
+
+
+async def test_a_queue_that_cannot_be_read_for_a_while_is_no_crash(tmp_path: Path, siem: Siem) -> None:
+    """The worker asks again every second, without giving up its lease, and then delivers everything."""
+    rig = Rig(tmp_path / "relay.db", engine=Refusing)
+    await rig.open()
+    try:
+        assert isinstance(rig.queue, Refusing)
+        rig.queue.refusals = 3
+        worker = await rig.start(url=siem.url)
+        await rig.append(10)
+        async with asyncio.timeout(10):
+            while rig.books().backlog:
+                await rig.clock.next_wake()
+                await rig.clock.advance(1.0)
+
+        assert siem.lines() == rig.sent
+        assert (worker.crashes, rig.queue.refused) == (0, 3)
+    finally:
+        await rig.close()

@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +295,20 @@ async def test_replicas_and_placement_on_a_cluster(tmp_path: Path) -> None:
         await leader.kill()
         heir = await cluster.leader_of("audit", other_than=leader)
         assert (await heir.api("STREAM.INFO.audit"))["state"]["messages"] == 1
+
+
+async def test_many_relays_start_at_once_on_a_cluster(tmp_path: Path) -> None:
+    """Each goes on when the streams have leaders: what is asked before gets no answer."""
+    async with NatsCluster(tmp_path) as cluster, AsyncExitStack() as stack:
+        links = [await stack.enter_async_context(linked(server)) for server in cluster]
+
+        async def start(link: Link, prefix: str) -> None:
+            await logged(link, config(cluster.servers[0], prefix, replicas=3))
+            for stream in (prefix, f"KV_{prefix}-state"):
+                assert (await link.api(f"STREAM.INFO.{stream}"))["cluster"]["leader"]
+
+        for number in range(4):
+            await asyncio.gather(*[start(link, f"audit-{number}") for link in links])
 
 
 async def test_a_cluster_without_a_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import parse_qs
+from uuid import uuid4
 
-from relay.clock import Clock
-from relay.config.queue import SqliteQueueConfig
+from relay.clock import Clock, SystemClock
+from relay.config.queue import JetStreamQueueConfig, SqliteQueueConfig
+from relay.observe import logs
+from relay.observe.metrics import Metrics
 from relay.queue.base import Queue
+from relay.queue.jetstream import moving as jetstream
+from relay.queue.jetstream.queue import JetStreamQueue
 from relay.queue.moving import Store, Target
 from relay.queue.sqlite import SqliteQueue
 from relay.queue.sqlite.moving import open_store, open_target
@@ -63,7 +69,56 @@ class SqliteHouse:
             yield target
 
 
+class JetStreamHouse:
+    """Two streams on a NATS server."""
+
+    def __init__(self, url: str, stream: str) -> None:
+        self.stream = stream
+        self.place = f"jetstream:{url}?stream={stream}&replicas=1&max_bytes=256MiB"
+        self.config = JetStreamQueueConfig.model_validate(
+            {
+                "type": "jetstream",
+                "servers": [url],
+                "stream": stream,
+                "replicas": 1,
+                "max_bytes": "256MiB",
+                "retention": RETENTION,
+            }
+        )
+
+    @asynccontextmanager
+    async def queue(self, clock: Clock) -> AsyncIterator[Queue]:
+        queue = await JetStreamQueue.open(
+            self.config,
+            replica=uuid4().hex[:8],
+            clock=clock,
+            metrics=Metrics([], []),
+            log=logs.configure("error"),
+            deduplicate=SOURCES,
+        )
+        try:
+            yield queue
+        finally:
+            await queue.close()
+
+    @asynccontextmanager
+    async def store(self) -> AsyncIterator[Store]:
+        async with jetstream.open_store(self.config, log=logs.configure("error")) as store:
+            yield store
+
+    @asynccontextmanager
+    async def target(self) -> AsyncIterator[Target]:
+        log = logs.configure("error")
+        async with jetstream.open_target(
+            self.config, windows=SOURCES, clock=SystemClock(), log=log
+        ) as target:
+            yield target
+
+
 def house_at(place: str) -> House:
     """The house whose *place* that is."""
-    _, _, rest = place.partition(":")
-    return SqliteHouse(Path(rest))
+    engine, _, rest = place.partition(":")
+    if engine == "sqlite":
+        return SqliteHouse(Path(rest))
+    url, _, query = rest.partition("?")
+    return JetStreamHouse(url, parse_qs(query)["stream"][0])

@@ -9,7 +9,7 @@ from relay.model import Position, ReaderKind, Receipt
 from relay.queue.belongings import Part
 from relay.queue.moving import Step
 from tests.contract.moving.conftest import Houses, Mover
-from tests.contract.moving.furniture import MANY, PURGED, Picture, attached, picture
+from tests.contract.moving.furniture import MANY, PURGED, Picture, attached, picture, timed
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, cef, lines, restamped
 
@@ -71,7 +71,7 @@ async def test_events_accepted_before_are_recognised(
 ) -> None:
     """A Konnect replay after the move brings back nothing, whether the log still has it or not."""
     at = NOW if first == 0 else clock.now()
-    again = [restamped(line) for n in range(first, first + PURGED) for line in _as_sent(n, at)]
+    again = [restamped(_as_sent(n, at)) for n in range(first, first + PURGED)]
     await moving()
 
     async with houses.new.queue(clock) as queue:
@@ -81,9 +81,9 @@ async def test_events_accepted_before_are_recognised(
         assert queue.stats().head == Position(before.figures["head"].sequence + 1)
 
 
-def _as_sent(number: int, at: float) -> list[bytes]:
+def _as_sent(number: int, at: float) -> bytes:
     """Event *number* as the furniture has it."""
-    return lines(1, first=number, at=at if number < PURGED else at + number)
+    return cef(number, at=at + number / 1000) if number < PURGED else timed(number, at)
 
 
 async def test_delivery_goes_on_where_it_was(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from relay.clock import SystemClock
 from relay.errors import Conflict, QueueLocked
 from tests.contract.moving.conftest import Houses, Mover
 from tests.contract.moving.furniture import Picture, attached, picture
@@ -44,7 +45,7 @@ async def test_a_relay_at_work_is_not_moved(
     houses: Houses, before: Picture, moving: Mover, clock: FakeClock
 ) -> None:
     """Its queue changes while it is read."""
-    async with houses.old.queue(clock):
+    async with houses.old.queue(SystemClock()):
         with pytest.raises(QueueLocked):
             await moving()
 
@@ -53,6 +54,6 @@ async def test_nothing_is_moved_under_a_relay_at_work(
     houses: Houses, before: Picture, moving: Mover, clock: FakeClock
 ) -> None:
     """A relay that has the target open is not to be surprised."""
-    async with houses.new.queue(clock):
+    async with houses.new.queue(SystemClock()):
         with pytest.raises(QueueLocked):
             await moving()
