@@ -10,9 +10,9 @@ Any number of replicas work on one stream; none is special. docs/jetstream.md te
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from relay.clock import Clock
 from relay.config.queue import JetStreamQueueConfig
@@ -49,6 +49,7 @@ from relay.queue.jetstream.members import PREFIX as REPLICAS
 from relay.queue.jetstream.members import Members
 from relay.queue.jetstream.message import Meta
 from relay.queue.jetstream.moving import refuse_unfinished
+from relay.queue.jetstream.pausing import pause
 from relay.queue.jetstream.quarantine import Quarantine
 from relay.queue.jetstream.record import Account, LeaseLost, Mark
 from relay.queue.jetstream.roster import Roster, Surroundings
@@ -56,6 +57,7 @@ from relay.queue.jetstream.space import Limits, Space
 from relay.queue.jetstream.upkeep import Upkeep
 from relay.queue.jetstream.watch import Watch
 
+_LOOP_PAUSE: Final = 1.0  # seconds before a loop that failed begins anew
 _READY_SECONDS: Final = 60.0  # to follow the log from the last stored ledger to its end
 
 
@@ -191,9 +193,9 @@ class JetStreamQueue:
         self._dedup.start(self._log.newest())
         self._dedup.set_sources(deduplicate)
         try:
-            self._run(self._watch.run())
+            self._run(self._watch.run)
             await _soon(self._watch.complete, "its state bucket")
-            self._run(self._log.run())
+            self._run(self._log.run)
             await _soon(self._log.caught_up, "its stream")
             await self._quarantine.count()
             await self._space.measure()
@@ -201,13 +203,22 @@ class JetStreamQueue:
         except BaseException:
             await self._stop_tasks()
             raise
-        self._run(self._members.run())
-        self._run(self._leases.run())
-        self._run(self._upkeep.store_progress())
-        self._run(self._upkeep.keep_house())
+        self._run(self._members.run)
+        self._run(self._leases.run)
+        self._run(self._upkeep.store_progress)
+        self._run(self._upkeep.keep_house)
 
-    def _run(self, loop: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(loop))  # noqa: TID251 - awaited in close()
+    def _run(self, loop: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(asyncio.create_task(self._again(loop)))  # noqa: TID251 - awaited in close()
+
+    async def _again(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """A bug in one of the loops must not leave a relay that only looks alive: log it and begin anew."""
+        while True:
+            try:
+                await loop()
+            except Exception:
+                self._logger.exception("queue.loop_failed")
+                await pause(_LOOP_PAUSE)
 
     async def _stop_tasks(self) -> None:
         for task in self._tasks:
