@@ -11,8 +11,9 @@ import gc
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 from relay.app import Relay, targets, windows
 from relay.clock import SystemClock
@@ -23,6 +24,7 @@ from relay.model import Role
 from relay.observe import logs
 from relay.observe.logs import Log
 from relay.observe.metrics import Metrics
+from relay.queue.base import Queue
 from relay.queue.open import open_queue
 
 _SWITCH_SECONDS = 0.0005
@@ -46,7 +48,7 @@ async def _run(path: Path, role: Role, stop: asyncio.Event, hangup: asyncio.Even
     clock = SystemClock()
     metrics = Metrics(*targets(config))
     replica = secrets.token_hex(8)
-    queue = await open_queue(
+    opening = open_queue(
         config.queue,
         replica=replica,
         role=role,
@@ -55,6 +57,10 @@ async def _run(path: Path, role: Role, stop: asyncio.Event, hangup: asyncio.Even
         metrics=metrics,
         log=log,
     )
+    queue = await _unless(stop, opening)
+    if queue is None:
+        log.info("relay.stopped")
+        return
     try:
         relay = Relay(config, role, queue, metrics, replica=replica, clock=clock, log=log)
         # What is loaded by now stays: the collector need not look at it again and again.
@@ -77,6 +83,19 @@ async def _run(path: Path, role: Role, stop: asyncio.Event, hangup: asyncio.Even
     finally:
         await queue.close()
         log.info("relay.stopped")
+
+
+async def _unless(stop: asyncio.Event, opening: Coroutine[Any, Any, Queue]) -> Queue | None:
+    """The queue; None where we are stopped first: a cluster may keep us waiting for a minute."""
+    opened, stopping = asyncio.ensure_future(opening), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({opened, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        opened.cancel()  # no effect on one that is done
+    with contextlib.suppress(asyncio.CancelledError):
+        return await opened
+    return None
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -24,10 +24,15 @@ _DESTINATIONS = (0, 1, 3, 6)
 
 async def cluster(bench: Bench, scale: Scale) -> list[Figure]:
     """Relays on one server and on three, both ways of syncing, beside SQLite and beside bare publishing."""
+    busy, _, _ = os.getloadavg()
     pool = bench.pool(scale.requests // 2)
     sqlite = await measure_relay(bench, pool, Variation(destinations=3, connections=IN_FLIGHT))
     figures = [
-        plain("CPUs all of this shares", os.cpu_count() or 0, "rates below are theirs, not a cluster's"),
+        plain(
+            "CPUs all of this shares",
+            os.cpu_count() or 0,
+            f"with a load of {busy:.1f} before it began; rates below are theirs, not a cluster's",
+        ),
         plain("SQLite, 1 process: CPU per million events", sqlite.cpu_per_million, _rates(sqlite), unit=" s"),
     ]
     for layout in _layouts(scale):

@@ -99,13 +99,20 @@ class Site:
 
     async def flowing_again(self, moment: Moment) -> dict[str, float]:
         """Wait until something sent after *moment* is accepted and arrives everywhere; how long that took."""
-        seen = {"accepted": self.konnect.accepted, **{each.name: each.progress for each in self.receivers}}
+        seen = self._progress()
         await until(
             lambda: all(progress.since(moment) is not None for progress in seen.values()),
             LIMIT,
             "events that are accepted and arrive again",
         )
         return {name: progress.since(moment) or 0.0 for name, progress in seen.items()}
+
+    def pauses(self, moment: Moment) -> dict[str, float]:
+        """The longest times since *moment* in which nothing was accepted, or arrived."""
+        return {name: progress.longest_pause(moment) for name, progress in self._progress().items()}
+
+    def _progress(self) -> dict[str, Progress]:
+        return {"accepted": self.konnect.accepted, **{each.name: each.progress for each in self.receivers}}
 
     async def calm(self) -> None:
         """Wait until nothing has to be sent again."""
@@ -193,7 +200,7 @@ class Site:
         times = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
         print(  # noqa: T201 - what the issue asks for
             f"\n{what}\n  accepted {len(self.konnect.owed)} events of {len(self.konnect.batches)} batches;"
-            f" flowing again: {times}\n  came twice: {repeats}; refusals: {refusals},"
+            f" {times}\n  came twice: {repeats}; refusals: {refusals},"
             f" at most {attempts} attempts; given up: {len(self.konnect.given_up)}"
         )
 

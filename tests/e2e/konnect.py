@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 
 import aiohttp
@@ -50,6 +51,11 @@ class Progress:
         """Seconds from *moment* until something was seen of a batch made after it."""
         found = bisect_left(self._batches, moment.batch)
         return self._times[found] - moment.at if found < len(self._times) else None
+
+    def longest_pause(self, moment: Moment) -> float:
+        """Seconds between two looks after *moment*, at most."""
+        times = [moment.at, *[time for time in self._times if time > moment.at]]
+        return max(later - earlier for earlier, later in pairwise(times))
 
 
 @dataclass(slots=True)
@@ -88,6 +94,10 @@ class Konnect:
     def refusals(self) -> Counter[int | None]:
         """What was answered other than 200, and how often."""
         return Counter(answer for batch in self.batches for answer in batch.answers if answer != 200)
+
+    def sent_elsewhere(self) -> int:
+        """Batches that were accepted after a relay had not answered."""
+        return sum(None in batch.answers and batch.answers[-1] == 200 for batch in self.batches)
 
     def unclear(self) -> int:
         """Events of batches given up on that may be stored all the same."""

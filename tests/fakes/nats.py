@@ -312,7 +312,9 @@ class NatsCluster:
             for server in running:
                 with suppress(aiohttp.ClientError, TimeoutError):
                     meta = (await server.monitor("jsz")).get("meta_cluster", {})
-                    current = [each for each in meta.get("replicas", ()) if each.get("current")]
+                    peers = meta.get("replicas", ())
+                    # A leader elected a moment ago may still take a server for gone that it has heard of.
+                    current = [each for each in peers if each.get("current") and not each.get("offline")]
                     if meta.get("leader") == server.name and len(current) >= len(running) - 1:
                         return True
             return False

@@ -152,6 +152,9 @@ class Accounts:
                     revision = await self._bucket.commit([*changes, record])
                 except Stale:
                     await self._reload(name)
+                    if name in self and self.revision(name) == known.revision:
+                        # A server that no longer leads answered, or one that has just begun to.
+                        raise QueueError("the state bucket contradicts itself at this moment") from None
                     continue
                 except (QueueError, asyncio.CancelledError):
                     doubt = _Doubt(number, known.revision, done)
@@ -162,6 +165,26 @@ class Accounts:
                 done()
                 self._take(wanted, revision)
                 return wanted
+
+    async def check(self) -> None:
+        """Let go of accounts that are gone, where the watch could not tell. Raises `QueueError`."""
+        for name in self:
+            async with self._lock(name):
+                if name in self and await self._bucket.get(_key(name)) is None:
+                    del self._known[name]
+                    self._changed(name)
+
+    def forget_after(self, revision: int) -> None:
+        """The bucket ends with this revision: what is known of later ones was lost, and is seen anew."""
+        for name, known in list(self._known.items()):
+            if known.revision > revision:
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Whoever holds it has counted on what is not stored any more, so it has to lose the lease."""
+        del self._known[name]
+        self._doubts.pop(name, None)
+        self._changed(name)
 
     async def remove(self, name: str) -> None:
         """Delete an account. Raises `NotFound` or `QueueError`."""
@@ -174,10 +197,17 @@ class Accounts:
             self._changed(name)
 
     async def _reload(self, name: str) -> None:
+        """Read the account anew. The leader's word counts, also for an earlier revision than was known here:
+        a cluster that lost power may have forgotten changes it had acknowledged.
+        """
         entry = await self._bucket.get(_key(name))
         if entry is None:
-            self._known.pop(name, None)
+            if self._known.pop(name, None) is not None:
+                self._changed(name)
             return
+        known = self._known.get(name)
+        if known is not None and known.revision > entry.revision:
+            self._forget(name)
         self._take(load(entry.value), entry.revision)
 
     def _lock(self, name: str) -> asyncio.Lock:

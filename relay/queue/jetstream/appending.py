@@ -14,7 +14,7 @@ from relay.errors import QueueFull
 from relay.model import Batch, Receipt
 from relay.queue.base import Observer
 from relay.queue.jetstream.deduplicate import Admission, Deduplicator
-from relay.queue.jetstream.fetch import Message
+from relay.queue.jetstream.fetch import Message, get
 from relay.queue.jetstream.link import DUPLICATE_IN_BATCH, ApiError, Link, Outgoing
 from relay.queue.jetstream.log import Log
 from relay.queue.jetstream.message import decode
@@ -32,6 +32,7 @@ class Appending:
         space: Space,
         log: Log,
         *,
+        replica: str,
         clock: Clock,
         observer: Observer,
     ) -> None:
@@ -40,6 +41,7 @@ class Appending:
         self._dedup = dedup
         self._space = space
         self._log = log
+        self._replica = replica
         self._clock = clock
         self._observer = observer
 
@@ -62,11 +64,12 @@ class Appending:
     async def _publish(self, admission: Admission) -> tuple[list[Outgoing], int]:
         """What was stored in the end, and the sequence of the last message."""
         messages = admission.messages(self._stream)
+        before = self._log.head
         try:
             if len(messages) > 1:
                 return messages, (await self._link.publish_together(messages)).seq
             ack = await self._link.publish(messages[0])
-            if not ack.duplicate:
+            if not ack.duplicate or await self._ours(ack.seq, before):
                 return messages, ack.seq
         except ApiError as error:
             if error.err_code != DUPLICATE_IN_BATCH:
@@ -75,6 +78,13 @@ class Appending:
         admission.recognised()
         (marker,) = admission.messages(self._stream)
         return [marker], (await self._link.publish(marker)).seq
+
+    async def _ours(self, seq: int, before: int) -> bool:
+        """Whether the duplicate the server saw is this very message, sent twice for want of an answer."""
+        if seq <= before:
+            return False
+        found = await get(self._link, self._stream, seq)
+        return found is not None and decode(found).replica == self._replica
 
     def _enter(self, admission: Admission, messages: Sequence[Outgoing], last: int) -> None:
         bodies = [part.batch.body for part in admission.parts] or [b""]

@@ -188,6 +188,13 @@ class Deduplicator:
             source.recent.add(meta.oldest, meta.newest, meta.count, packed)
             source.latest.append(Stored(meta.seq, meta.place, meta.received_at, packed))
 
+    def forget_stored(self) -> None:
+        """The stream lost what it had acknowledged: only what is there counts from now on."""
+        self._search.forget()
+        for source in self._sources.values():
+            source.latest.clear()
+            source.recent.forget()
+
     async def remember(self, message: Message) -> None:
         """Keep the ids of a batch that is about to be purged until its source's window is over.
 

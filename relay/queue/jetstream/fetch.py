@@ -58,6 +58,22 @@ async def get_next(link: Link, stream: str, seq: int, subject: str = ">") -> Mes
     return await _stored(link, stream, {"seq": seq, "next_by_subj": subject})
 
 
+async def last_sequence(link: Link, stream: str, *, known: int) -> int:
+    """The stream's last sequence, as its leader has it. Raises `QueueError`.
+
+    A message is acknowledged, and given out by followers, once most servers have it in their logs; its leader
+    may store it a moment later, above all one that was just elected. So a leader that does not have what is
+    *known* to exist is asked again for some seconds; one that still has not got it never will.
+    """
+    attempts = _ATTEMPTS
+    while True:
+        last: int = (await link.api(f"STREAM.INFO.{stream}"))["state"]["last_seq"]
+        attempts -= 1
+        if last >= known or not attempts:
+            return last
+        await pause()
+
+
 async def _stored(link: Link, stream: str, which: Mapping[str, object]) -> Message | None:
     try:
         answer = await link.api(f"STREAM.MSG.GET.{stream}", which)
@@ -161,7 +177,7 @@ class Follow:
 
     BATCH: Final = 1_000
     EXPIRES: Final = 20.0  # seconds a request stays open
-    HEARTBEAT: Final = 5.0
+    HEARTBEAT: Final = 1.0  # seconds; three missed ones are the end, e.g. when the consumer's server died
 
     def __init__(
         self,
@@ -215,6 +231,7 @@ class Follow:
             }
         )
         try:
+            seen = start - 1
             left = unheard = 0
             while True:
                 if left <= 0:
@@ -225,6 +242,7 @@ class Follow:
                     if not _is_status(message):
                         left -= 1
                         found.append(taken(message))
+                        seen = found[-1].seq
                     elif _status(message) == "408":  # the request has expired
                         left = 0
                     elif _status(message) == _NO_RESPONDERS and unheard < _ATTEMPTS:
@@ -232,8 +250,8 @@ class Follow:
                         left = 0
                         await pause()
                         continue
-                    elif _status(message) != "100":  # a heartbeat
-                        raise QueueError("NATS: the consumer that follows the stream is gone")
+                    else:
+                        await self._check(_status(message), seen)
                     unheard = 0
                 if found:
                     yield found
@@ -247,6 +265,19 @@ class Follow:
                 await self._link.send(
                     f"{self._link.api_prefix}.CONSUMER.DELETE.{self._stream}.{consumer}", b""
                 )
+
+    async def _check(self, status: str, seen: int) -> None:
+        """Raises `QueueError` unless *status* is a heartbeat, and rightly there is nothing behind *seen*.
+
+        A server that was cut off may need minutes to catch up, and so does a consumer that it keeps; the next
+        one may be kept by another server. With filters nobody can tell whether something is missing.
+        """
+        if status != "100":
+            raise QueueError("NATS: the consumer that follows the stream is gone")
+        if "filter_subjects" in self._config:
+            return
+        if await last_sequence(self._link, self._stream, known=0) > seen:
+            raise QueueError("NATS: the server that keeps our consumer lags behind the stream's leader")
 
 
 async def _gather(messages: asyncio.Queue[Msg | None], seconds: float) -> list[Msg]:

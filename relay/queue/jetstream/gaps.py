@@ -117,6 +117,7 @@ class Gaps:
 
     async def _reload(self, number: int) -> None:
         if (entry := await self._bucket.get(key_of(number))) is not None:
+            self._known.pop(number, None)  # the leader's word counts, also for an earlier revision
             self.seen(entry)
         else:
             self._known.pop(number, None)

@@ -13,7 +13,7 @@ from typing import Final
 
 from relay.model import Hold, HoldReason, Reason, RetryState
 from relay.queue.jetstream.accounts import Accounts
-from relay.queue.jetstream.bucket import Bucket, Change
+from relay.queue.jetstream.bucket import Change
 from relay.queue.jetstream.letters import joined
 from relay.queue.jetstream.record import Account, LeaseLost, Mark
 from relay.queue.ranges import Tally
@@ -58,14 +58,12 @@ class Holding:
         self,
         name: str,
         accounts: Accounts,
-        bucket: Bucket,
         *,
         fence: Callable[[Account], None],
         stored: Callable[[int, Mark], Awaitable[None]],
     ) -> None:
         self._name = name
         self._accounts = accounts
-        self._bucket = bucket
         self._fence = fence
         self._stored = stored  # called for each reader with the watermark that is stored now
         self._confirmed: dict[int, Mark] = {}
@@ -78,10 +76,6 @@ class Holding:
         self._letters: list[Change] = []
         self._places: dict[int, tuple[Mark, RetryState]] = {}
         self._hold: tuple[Hold | None, Hold | None] | None = None  # before and after
-
-    @property
-    def dirty(self) -> bool:
-        return bool(self._places or self._letters or self._hold or self._counts != _Counts())
 
     def book(self, tally: Tally, letters: Sequence[Change]) -> None:
         """A range of events that were owed is settled."""

@@ -29,6 +29,7 @@ _TICK_SECONDS: Final = 1.0  # together with TRUST_SECONDS well below LEASE_TTL
 _KEEP_SECONDS: Final = 10.0  # a lease is not handed on before, or it would go round in circles
 _PATIENCE_SECONDS: Final = 3.0  # a replica with fewer destinations may go first for so long
 _RETRY_SECONDS: Final = 1.0
+_RELEASE_SECONDS: Final = 2.0  # of real time, for storing and again for giving back: a stop must end in time
 
 Step = Callable[[str], Awaitable[None]]
 
@@ -261,17 +262,22 @@ class Leases:
         held.lost.set()
         try:
             # Where the lease is lost, the fence keeps this from storing anything.
-            await self._settle(held.name)
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await self._settle(held.name)
         except LeaseLost:
             pass
-        except (QueueError, NotFound) as error:
-            self._log.warning("lease.unsettled", destination=held.name, detail=str(error))
+        except (QueueError, NotFound, TimeoutError) as error:
+            detail = str(error) or "NATS did not answer in time"
+            self._log.warning("lease.unsettled", destination=held.name, detail=detail)
         if self._held.get(held.name) is not held:
             return
         try:
             # First, so that others that see it free do not wait for us to take it again.
-            await self._tell()
-            await self._clear(held.name, held.record)
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await self._tell()
+                await self._clear(held.name, held.record)
+        except TimeoutError:
+            pass  # it runs out by itself
         finally:
             del self._held[held.name]
 

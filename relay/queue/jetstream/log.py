@@ -8,8 +8,9 @@ a small cache of batches, so that destinations that are up to date share what wa
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from relay.batch import StoredBatch
@@ -17,15 +18,18 @@ from relay.errors import QueueError
 from relay.model import Format
 from relay.observe.logs import Log as Logger
 from relay.queue.jetstream.bucket import Bucket, Entry, Stale
-from relay.queue.jetstream.fetch import Follow, Message
+from relay.queue.jetstream.fetch import Follow, Message, get, last_sequence, scan
 from relay.queue.jetstream.ledger import KEY, Ledger, dump, load
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.message import Meta, NotABatch, decode
 from relay.queue.jetstream.message import stored as stored_batch
 from relay.queue.jetstream.pausing import pause
 from relay.queue.jetstream.record import Mark
+from relay.queue.jetstream.walk import walk
 
 _CACHE_BYTES: Final = 16 << 20
+_RECENT: Final = 4_096  # messages by which it is recognised where a stream that lost some went another way
+_MEET_SECONDS: Final = 8.0  # within it a sender is told that nothing was stored
 _LINE_COSTS: Final = 3  # a cached batch holds its payload, its body and perhaps its lines
 
 
@@ -47,6 +51,7 @@ class Log:
         self.head = 0  # last sequence known to be in the stream
         self.stored_seq = 0  # what the stored snapshot covers
         self.caught_up = asyncio.Event()
+        self.met = asyncio.Event()  # the stream is known to be no shorter than the ledger, on this connection
         self._link = link
         self._stream = stream
         self._bucket = bucket
@@ -56,37 +61,110 @@ class Log:
         self._logger = log
         self._revision = 0
         self._own: dict[int, tuple[Meta, bytes, bytes]] = {}  # acknowledged, not folded: payload, body
+        self._recent: deque[tuple[int, int]] = deque(maxlen=_RECENT)  # sequences and checksums
         self._cache: OrderedDict[int, tuple[StoredBatch, int]] = OrderedDict()
         self._cached_bytes = 0
+        self._drops = 0  # of the connection
         self._mark = 0
         self._changed = asyncio.Event()
 
-    async def load(self) -> None:
-        """Begin with the stored ledger. Raises `QueueError`."""
+    async def load(self, marks: Sequence[Mark] = ()) -> None:
+        """Begin with the stored ledger. *marks* are places that readers have reached. Raises `QueueError`."""
         entry = await self._bucket.get(KEY)
         if entry is not None:
             self.seen(entry)
             self.ledger = load(entry.value)
         await self._meet_stream()
+        furthest = max(marks, key=lambda mark: mark.seq, default=None)
+        if furthest is None:
+            return
+        last = await last_sequence(self._link, self._stream, known=furthest.seq - 1)
+        if furthest.seq <= last + 1:
+            return
+        # The ledger was stored before what was lost was appended, but somebody had read that already.
+        start = Mark(self.ledger.seq + 1, self.ledger.number)
+        async with aclosing(walk(self._link, self._stream, start)) as steps:
+            async for step in steps:
+                self.ledger.seq = step.seq
+                if step.meta is not None:
+                    self.ledger.fold(step.meta)
+        self.ledger.number = max([self.ledger.number, *[mark.number for mark in marks]])
+        self._lose(furthest.seq - 1, last)
 
     async def _meet_stream(self) -> None:
         """A cluster that lost power may come back with less than it had acknowledged."""
-        last = (await self._link.api(f"STREAM.INFO.{self._stream}"))["state"]["last_seq"]
-        if last < self.ledger.seq:
-            # The books keep what was lost, so every reader misses it when it has read everything else.
-            self._logger.error("queue.lost_batches", batches=self.ledger.seq - last)
-            self._lost(self.ledger)
-            self.ledger.seq = last
-            self.stored_seq = min(self.stored_seq, last)
+        known = max([self.ledger.seq, *self._own])
+        last = await self._agreed(await last_sequence(self._link, self._stream, known=known))
+        if last < known:
+            for seq in sorted(self._own):
+                self._fold(*self._own.pop(seq))  # accepted all the same
+            self._lose(known, last)
         self.head = self.ledger.seq
+
+    async def _agreed(self, last: int) -> int:
+        """Up to which sequence the stream, which ends with *last*, is as we know it.
+
+        Other replicas may have been faster and appended something where it ended.
+        """
+        if not self._recent:
+            return last
+        newest, checksum = self._recent[-1]
+        if newest <= last:
+            message = await get(self._link, self._stream, newest)
+            if message is None or _checksum(message) in (None, checksum):
+                return last
+        known = dict(self._recent)
+        start = self._recent[0][0]
+        async with aclosing(scan(self._link, self._stream, start=start, headers_only=True)) as messages:
+            async for message in messages:
+                if message.seq in known and _checksum(message) not in (None, known[message.seq]):
+                    return message.seq - 1
+        if newest <= last:
+            raise QueueError("the servers do not agree yet on what is in the stream")
+        return last
+
+    def _lose(self, known: int, last: int) -> None:
+        """The stream is ours up to *last* and had reached *known*: the sequences behind are given away."""
+        # The books keep what was lost, so every reader misses it when it has read everything else.
+        self._logger.error("queue.lost_batches", batches=known - last)
+        self.ledger.seq = last
+        self.stored_seq = min(self.stored_seq, last - 1)
+        self._recent = deque([each for each in self._recent if each[0] <= last], _RECENT)
+        self._cache.clear()
+        self._cached_bytes = 0
+        self._lost(self.ledger)
+
+    def dropped(self) -> None:
+        """The connection was lost: whatever answers next may have forgotten something."""
+        self._drops += 1
+        self.met.clear()
+
+    async def meet(self) -> None:
+        """Wait until it is known whether something was lost. Nothing may be appended before.
+
+        It would get sequences that readers and books connect with what was lost. Raises `QueueError`.
+        """
+        if self.met.is_set():
+            return
+        try:
+            async with asyncio.timeout(_MEET_SECONDS):
+                await self.met.wait()
+        except TimeoutError:
+            raise QueueError(f"NATS could not be reached within {_MEET_SECONDS:g} s") from None
 
     async def run(self) -> None:
         """Follow the stream without end."""
         while True:
             follow = Follow(self._link, self._stream, headers_only=True)
             try:
+                drops = self._drops
                 await self._meet_stream()
                 async for messages in follow.run(self.ledger.seq + 1):
+                    if drops != self._drops:
+                        break
+                    if not self.met.is_set():
+                        self.met.set()
+                        self.wake()
                     for message in messages:
                         self._follow(message)
                     if messages:
@@ -114,6 +192,7 @@ class Log:
             self.ledger.seq = message.seq
             return
         self.ledger.fold(meta)
+        self._recent.append((meta.seq, meta.checksum))
         if meta.replica != self._replica:
             self._foreign(meta)
 
@@ -128,6 +207,7 @@ class Log:
 
     def _fold(self, meta: Meta, payload: bytes, body: bytes) -> None:
         number = self.ledger.fold(meta)
+        self._recent.append((meta.seq, meta.checksum))
         if meta.count:
             self.remember(meta.seq, stored_batch(meta, number, payload, body))
 
@@ -184,7 +264,10 @@ class Log:
 
     def seen(self, entry: Entry) -> None:
         """The watch saw the stored ledger."""
-        if not entry.deleted and entry.revision > self._revision:
+        if entry.deleted:  # by hand: it is written anew, from what is known here
+            self._revision = max(self._revision, entry.revision)
+            self.stored_seq = -1
+        elif entry.revision > self._revision:
             stored = load(entry.value)
             self._revision = entry.revision
             self.stored_seq = stored.seq
@@ -206,10 +289,18 @@ class Log:
         try:
             self._revision = await self._bucket.put(KEY, dump(self.ledger), revision=self._revision)
         except Stale:
+            # Whatever there is counts, an earlier revision as well: the cluster may have forgotten changes.
             entry = await self._bucket.get(KEY)
+            self._revision = 0 if entry is not None else await self._bucket.revision(KEY)
             if entry is not None:
                 self.seen(entry)
-            else:
-                self._revision = 0
             raise
         self.stored_seq = seq
+
+
+def _checksum(message: Message) -> int | None:
+    """That of its batch; None where it holds none."""
+    try:
+        return decode(message).checksum
+    except NotABatch:
+        return None

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from itertools import accumulate
 from typing import Final, TypeVar
 
 from relay import gzipped
@@ -30,18 +29,19 @@ from relay.queue.belongings import (
     Quarantined,
     Remembered,
 )
-from relay.queue.dedup.fingerprint import FUTURE_MS, ordinals
+from relay.queue.dedup.fingerprint import FUTURE_MS
 from relay.queue.jetstream import gaps, ledger, quarantine, record
 from relay.queue.jetstream.accounts import PREFIX as ACCOUNTS
 from relay.queue.jetstream.bucket import MOST_CHANGES, Bucket, Change, Stale
-from relay.queue.jetstream.index import NOWHERE, hashed, span, to_header
+from relay.queue.jetstream.index import NOWHERE, hashed, span
 from relay.queue.jetstream.ledger import Ledger, SourceTotals
 from relay.queue.jetstream.letters import PREFIX as LETTERS
 from relay.queue.jetstream.letters import change_of, range_change
 from relay.queue.jetstream.link import WRONG_LAST_SEQUENCE, ApiError, Link, Outgoing
-from relay.queue.jetstream.message import Stamp, encode, encode_hole, token
-from relay.queue.jetstream.moving_out import Contents, steps
-from relay.queue.jetstream.pieces import HEADERS, MOST_ALONE, MOST_LINES, Piece, cut
+from relay.queue.jetstream.message import encode_hole, token
+from relay.queue.jetstream.moving_log import encoded, steps
+from relay.queue.jetstream.moving_out import Contents
+from relay.queue.jetstream.pieces import HEADERS, MOST_ALONE, MOST_LINES
 from relay.queue.jetstream.record import Account, LetterRule, Mark, ReaderRecord
 from relay.queue.jetstream.remembered import PREFIX as SEEN
 from relay.queue.jetstream.remembered import Remembered as Gone
@@ -141,13 +141,7 @@ class Furnishing:
     def _messages(self, item: MovedBatch) -> Iterator[list[Outgoing]]:
         if item.number > self._end:
             yield [encode_hole(self._stream, item.received_at, item.number - self._end)]
-        room = self._link.max_payload - HEADERS
-        pieces = cut([item.batch()], room, indexed=item.deduplicated).pieces
-        numbers = _ordinals(item, pieces)
-        yield [
-            encode(self._stream, piece.batch, _stamp(piece, mine), 0)
-            for piece, mine in zip(pieces, numbers, strict=True)
-        ]
+        yield encoded(self._stream, item, self._link.max_payload - HEADERS)
         self._end = item.end
 
     async def _publish(self, messages: Sequence[Outgoing]) -> None:
@@ -261,27 +255,6 @@ class Furnishing:
 
 
 # -- forms ---------------------------------------------------------------------------------------
-
-
-def _stamp(piece: Piece, numbers: Sequence[int] | None) -> Stamp:
-    return Stamp(
-        place=piece.place,
-        oldest=piece.print.oldest,
-        newest=piece.print.newest,
-        hashes=to_header(piece.packed) if piece.packed else None,
-        ordinals=numbers,
-    )
-
-
-def _ordinals(item: MovedBatch, pieces: Sequence[Piece]) -> Sequence[Sequence[int] | None]:
-    """Those of each piece; None where counting within it gives the same."""
-    if item.ordinals is None:
-        counted = ordinals([piece.print for piece in pieces]) if len(pieces) > 1 else None
-        return counted or [None] * len(pieces)
-    ends = accumulate([len(piece.print.lines) for piece in pieces])
-    return [
-        item.ordinals[end - len(piece.print.lines) : end] for piece, end in zip(pieces, ends, strict=True)
-    ]
 
 
 def _letter(it: StoredDeadLetter) -> Change:

@@ -1,15 +1,11 @@
 """What the two streams hold, in the neutral form of a move.
 
 Reads and never writes; knows nothing of locks or the order of a move: see `moving`.
-
-Events are numbered by counting. Where messages are missing, a mark behind them tells that the count fell
-behind, and it goes on from the mark's number: an event may get a higher number than the one its readers knew
-it by, never a lower one, so none of them passes over an event.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -36,21 +32,18 @@ from relay.queue.jetstream import gaps, ledger, quarantine, record
 from relay.queue.jetstream.accounts import PREFIX as ACCOUNTS
 from relay.queue.jetstream.bucket import Bucket
 from relay.queue.jetstream.deadletters import search
-from relay.queue.jetstream.fetch import Message, get_next, get_range
 from relay.queue.jetstream.index import hash_in, start_of
 from relay.queue.jetstream.ledger import Ledger
 from relay.queue.jetstream.letters import PREFIX as LETTERS
 from relay.queue.jetstream.letters import counted, marked, redrive_of, rules_of
 from relay.queue.jetstream.link import Link
-from relay.queue.jetstream.message import NotABatch, decode, intact, name_of
-from relay.queue.jetstream.pausing import pause
+from relay.queue.jetstream.message import name_of
+from relay.queue.jetstream.moving_log import Count, batches, steps
 from relay.queue.jetstream.record import Account, Mark, ReaderRecord
 from relay.queue.jetstream.remembered import PREFIX as SEEN
 from relay.queue.jetstream.remembered import Remembered as Gone
 from relay.queue.jetstream.remembered import recall
-from relay.queue.jetstream.walk import Step, walk
 
-_PAGE: Final = 500  # messages asked for at a time; the server sends about 4 MB of them
 # Other queues may keep a row for each few seconds of a span. Konnect's batches span seconds; of the
 # events of a batch that spans more than this, the oldest may not be recognised any more.
 _LONGEST_MS: Final = 86_400_000
@@ -69,13 +62,16 @@ class Contents:
     async def inventory(self) -> Inventory:
         """Raises `QueueError`."""
         whole = await self._ledger()
+        count = Count(await self._marks(whole))
         async with aclosing(steps(self._link, self._stream, Mark(whole.seq + 1, whole.number))) as behind:
             async for step in behind:
+                whole.number = count.corrected(whole.number, step.seq)
                 if step.meta is not None:
                     whole.fold(step.meta)
+        whole.number = count.corrected(whole.number)
         stored = whole.number
-        async with aclosing(self._batches()) as batches:
-            async for batch in batches:
+        async with aclosing(self._batches()) as found:
+            async for batch in found:
                 stored = batch.number
                 break
         destinations = [each async for each in self._destinations(stored)]
@@ -154,37 +150,19 @@ class Contents:
 
     async def _batches(self) -> AsyncGenerator[MovedBatch, None]:
         stored = await self._ledger()
-        marks = deque(await self._marks(stored))
-        number = stored.first.number
-        async with aclosing(_messages(self._link, self._stream, stored.first.seq)) as messages:
-            async for message in messages:
-                while marks and marks[0].seq <= message.seq:
-                    mark = marks.popleft()
-                    number = max(number, mark.number - mark.offset)
-                try:
-                    meta = decode(message)
-                except NotABatch:
-                    continue
-                if meta.count and intact(meta, message.payload):
-                    yield MovedBatch(
-                        number=number,
-                        source=meta.source,
-                        received_at=meta.received_at,
-                        formats=meta.formats,
-                        payload=message.payload,
-                        ordinals=meta.ordinals,
-                        deduplicated=meta.hashes is not None,
-                    )
-                number += meta.count
+        found = batches(self._link, self._stream, stored.first, await self._marks(stored))
+        async with aclosing(found):
+            async for batch in found:
+                yield batch
 
     async def _marks(self, stored: Ledger) -> list[Mark]:
-        """Places whose numbers are known, in the order of the stream."""
+        """Places whose numbers are known."""
         found = [Mark(stored.seq + 1, stored.number)]
         for account in await self._accounts():
             for reader in account.readers:
                 if reader.kind is not ReaderKind.REDRIVE:
                     found += [mark for mark in (reader.mark, reader.stop) if mark is not None]
-        return sorted(found, key=lambda mark: mark.seq)
+        return found
 
     async def _remembered(self) -> AsyncGenerator[Remembered, None]:
         group: list[_Seen] = []
@@ -240,37 +218,6 @@ class Contents:
                     number=about.get("number"),
                     count=about.get("count"),
                 )
-
-
-# -- reading streams to their end ----------------------------------------------------------------
-
-
-async def steps(link: Link, stream: str, start: Mark) -> AsyncGenerator[Step, None]:
-    """As `walk`, to the end that the stream's leader knows: any server may answer, also one that lags."""
-    while True:
-        async with aclosing(walk(link, stream, start)) as found:
-            async for step in found:
-                start = step.end
-                yield step
-        if await get_next(link, stream, start.seq) is None:
-            return
-        await pause()
-
-
-async def _messages(link: Link, stream: str, start: int) -> AsyncGenerator[Message, None]:
-    """Everything from sequence *start* on, in order, a few megabytes at a time."""
-    while True:
-        found = await get_range(link, stream, start, _PAGE)
-        if not found or found[0].seq > start:  # gone, or not there yet: the leader knows
-            following = await get_next(link, stream, start)
-            if following is None:
-                return
-            found, start = [following], following.seq
-        for message in found:
-            if message.seq > start:
-                break
-            yield message
-            start += 1
 
 
 # -- forms ---------------------------------------------------------------------------------------

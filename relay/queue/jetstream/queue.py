@@ -57,6 +57,7 @@ from relay.queue.jetstream.space import Limits, Space
 from relay.queue.jetstream.upkeep import Upkeep
 from relay.queue.jetstream.watch import Watch
 
+_CLOSE_SECONDS: Final = 2.0  # for each of three farewells
 _LOOP_PAUSE: Final = 1.0  # seconds before a loop that failed begins anew
 _READY_SECONDS: Final = 60.0  # to follow the log from the last stored ledger to its end
 
@@ -130,7 +131,14 @@ class JetStreamQueue:
         )
         self._laggards = Laggards(link, prefix, self._accounts, self._log, self._space, expire=self._expire)
         self._appending = Appending(
-            link, prefix, self._dedup, self._space, self._log, clock=clock, observer=observer
+            link,
+            prefix,
+            self._dedup,
+            self._space,
+            self._log,
+            replica=replica,
+            clock=clock,
+            observer=observer,
         )
         self._janitor = JanitorLease(bucket, self._members, log)
         self._upkeep = Upkeep(
@@ -142,6 +150,7 @@ class JetStreamQueue:
             log=self._log,
             gaps=self._gaps,
             quarantine=self._quarantine,
+            accounts=self._accounts,
         )
         self._watch = Watch(
             link,
@@ -154,6 +163,7 @@ class JetStreamQueue:
             },
             log=log,
             changed=self._leases.wake,
+            lost=self._accounts.forget_after,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
@@ -181,6 +191,7 @@ class JetStreamQueue:
             await ensure(link, config, log=log)
             await report(config, log=log)
             queue = cls(config, link, replica=replica, clock=clock, observer=metrics, log=log)
+            client.when_dropped.append(queue._log.dropped)
             await queue._start(deduplicate or {})
         except BaseException:
             await link.close()
@@ -189,12 +200,12 @@ class JetStreamQueue:
 
     async def _start(self, deduplicate: Mapping[str, float | None]) -> None:
         await refuse_unfinished(self._bucket)
-        await self._log.load()
-        self._dedup.start(self._log.newest())
-        self._dedup.set_sources(deduplicate)
         try:
             self._run(self._watch.run)
             await _soon(self._watch.complete, "its state bucket")
+            await self._log.load(self._roster.marks())
+            self._dedup.start(self._log.newest())
+            self._dedup.set_sources(deduplicate)
             self._run(self._log.run)
             await _soon(self._log.caught_up, "its stream")
             await self._quarantine.count()
@@ -235,6 +246,8 @@ class JetStreamQueue:
 
     def _lost(self, ledger: Ledger) -> None:
         """The cluster forgot what it had acknowledged: Konnect may still have it."""
+        self._roster.cut(ledger.seq)
+        self._dedup.forget_stored()
         now = self._clock.now()
         for source, totals in ledger.sources.items():
             self._gaps.note(source, totals.last_received or now, now, "lost by the cluster")
@@ -244,6 +257,7 @@ class JetStreamQueue:
     async def append(self, batches: Sequence[Batch]) -> Receipt:
         if not batches:
             return Receipt(0, 0)
+        await self._log.meet()
         return await self._appending.append(batches)
 
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
@@ -378,8 +392,10 @@ class JetStreamQueue:
         self._closed = True
         try:
             for step in (self._leases.close, self._gaps.write, self._members.leave):
-                with suppress(QueueError):
-                    await step()
+                # Where NATS is away the others find out by our silence; the process has to end in time.
+                with suppress(QueueError, TimeoutError):
+                    async with asyncio.timeout(_CLOSE_SECONDS):
+                        await step()
             await self._stop_tasks()
         finally:
             await self._link.close()

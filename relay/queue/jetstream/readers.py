@@ -160,7 +160,8 @@ class LogReader:
         return bool(self._ahead) or self._unread()
 
     def _unread(self) -> bool:
-        return self._next.seq <= self._last_seq() or self._vanished() > 0
+        # On a new connection, sequences mean nothing until it is known that none was lost.
+        return self._log.met.is_set() and (self._next.seq <= self._last_seq() or self._vanished() > 0)
 
     def _begin(self) -> Mark:
         """Where the log begins for this reader: replays do not keep what is purged for want of room."""
@@ -215,8 +216,8 @@ class LogReader:
                 following = self.stop.seq
                 break
             await self._take_in(message)
-        if following == at.seq:  # the last messages were deleted
-            following = self._last_seq() + 1
+        if self.stop is not None:
+            following = min(following, self.stop.seq)
         if self._next.seq < following:
             self._next = Mark(following, self._next.number)
 
@@ -258,6 +259,18 @@ class LogReader:
                 max(1.0, size + (len(message.payload) - size) / 8),
             )
         return end
+
+    def cut(self, last: int) -> None:
+        """The stream lost everything behind *last*. What was read of it is settled all the same."""
+        if self._holding is None or self._tape is None:
+            return
+        self._tape.cut(last)
+        if self.stop is not None and self.stop.seq > last:
+            self.stop = Mark(last + 1, self.stop.number)
+        if self._next.seq > last:
+            self._next = Mark(last + 1, self._next.number)
+        self._parts = {seq: part for seq, part in self._parts.items() if seq <= last}
+        self._holding.place(self.id, self.mark, self.retry)
 
     async def _lose(self, to: Mark) -> None:
         """What the log should hold before *to* is not there."""

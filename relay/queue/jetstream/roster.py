@@ -18,7 +18,7 @@ from relay.queue.base import Reader, ReaderInfo
 from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.bucket import Bucket
 from relay.queue.jetstream.deadletters import Letters
-from relay.queue.jetstream.fetch import get_next
+from relay.queue.jetstream.fetch import get_next, last_sequence
 from relay.queue.jetstream.holding import Holding
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.log import Log
@@ -55,19 +55,22 @@ class Roster:
         self._fence = fence
         self._readers: dict[str, dict[int, LogReader | RedriveReader]] = {}
         self._holdings: dict[str, Holding] = {}
+        self._removed: dict[str, list[LogReader]] = {}  # by another replica, while they are at work here
 
     # -- following the accounts --------------------------------------------------------------
 
     def sync(self, name: str) -> None:
         """The account changed: so do its readers."""
-        if name not in self._around.accounts:
-            self._readers.pop(name, None)
-            return
+        accounts = self._around.accounts
+        records = accounts[name].readers if name in accounts else ()
         known = self._readers.setdefault(name, {})
-        account = self._around.accounts[name]
-        for number in known.keys() - {record.id for record in account.readers}:
-            del known[number]
-        for record in account.readers:
+        for number in known.keys() - {record.id for record in records}:
+            gone = known.pop(number)
+            if isinstance(gone, LogReader) and gone.at_work:
+                self._removed.setdefault(name, []).append(gone)
+        if not known and not records:
+            del self._readers[name]
+        for record in records:
             if (reader := known.get(record.id)) is None:
                 reader = known[record.id] = self._reader(name, record)
                 # One that was added while this replica delivers, by whichever replica was asked to.
@@ -131,6 +134,12 @@ class Roster:
     def log_readers(self, name: str) -> list[LogReader]:
         return [reader for reader in self._readers.get(name, {}).values() if isinstance(reader, LogReader)]
 
+    def marks(self) -> Sequence[Mark]:
+        """How far readers have come, as it is stored."""
+        accounts = self._around.accounts
+        records = [record for name in accounts for record in accounts[name].readers]
+        return [record.mark for record in records if record.kind is not ReaderKind.REDRIVE]
+
     def held(self) -> Sequence[str]:
         """The destinations this replica delivers to."""
         return list(self._holdings)
@@ -156,7 +165,9 @@ class Roster:
         around = self._around
         self.sync(name)
         await around.letters.clean(name)
-        last = (await around.link.api(f"STREAM.INFO.{around.stream}"))["state"]["last_seq"]
+        records = around.accounts[name].readers
+        reached = max([each.mark.seq for each in records if each.kind is not ReaderKind.REDRIVE], default=1)
+        last = await last_sequence(around.link, around.stream, known=reached - 1)
         account = around.accounts[name]
 
         async def stored(number: int, mark: Mark) -> None:
@@ -164,17 +175,24 @@ class Roster:
             if isinstance(reader, LogReader):
                 await reader.progress_stored(mark)
 
-        holding = Holding(name, around.accounts, around.bucket, fence=self._fence, stored=stored)
+        holding = Holding(name, around.accounts, fence=self._fence, stored=stored)
+        # From now on `sync` takes over readers that are added meanwhile.
+        self._holdings[name] = holding
         for record in account.readers:
             # Behind the end lies what the cluster lost: it is missed when everything else is read.
-            if record.mark.seq > last + 1:
+            if record.mark.seq > last:
                 record = replace(record, mark=Mark(last + 1, record.mark.number))
             reader = self._readers[name][record.id]
             if isinstance(reader, LogReader):
                 tape = self._tape(name, record)
                 await tape.open()
                 reader.take_over(record, holding, tape)
-        self._holdings[name] = holding
+
+    def cut(self, last: int) -> None:
+        """The stream lost everything behind *last*; what is held here goes on from there."""
+        for name in self.held():
+            for reader in self.log_readers(name):
+                reader.cut(last)
 
     def _tape(self, name: str, record: ReaderRecord) -> Tape:
         around = self._around
@@ -194,7 +212,7 @@ class Roster:
     async def let_go(self, name: str) -> None:
         """The lease is gone."""
         self._holdings.pop(name, None)
-        for reader in self.log_readers(name):
+        for reader in [*self.log_readers(name), *self._removed.pop(name, ())]:
             await reader.let_go()
         self.sync(name)
 

@@ -67,6 +67,11 @@ class Search:
         self._opened: OrderedDict[int, frozenset[str]] = OrderedDict()
         self._opened_ids = 0
 
+    def forget(self) -> None:
+        """Sequences are given out a second time."""
+        self._opened.clear()
+        self._opened_ids = 0
+
     async def known(self, wanted: Wanted, latest: Iterable[Stored]) -> frozenset[str]:
         """Which of the ids are in the log, or were and are remembered. Raises `QueueError`."""
         found: set[str] = set()

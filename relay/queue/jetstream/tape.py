@@ -14,10 +14,10 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from relay.errors import QueueError
-from relay.queue.jetstream.fetch import Message, Pull, get_next, get_range
+from relay.queue.jetstream.fetch import Message, Pull, get_next, get_range, last_sequence
 from relay.queue.jetstream.link import NOT_FOUND, ApiError, Link
 
 ACK_WAIT: Final = 60.0  # seconds until the server thinks of delivering again what is not acknowledged
@@ -66,15 +66,16 @@ class Tape:
         if self._opened:
             return
         spec = self._spec
-        try:
-            info = await self._link.api(f"CONSUMER.INFO.{spec.stream}.{spec.name}")
-        except ApiError as error:
-            if error.err_code not in NOT_FOUND:
-                raise
+        info = await self._info()
+        if info is not None and spec.manage and info["num_ack_pending"] > MAX_ACK_PENDING // 2:
+            # What a replica that is gone left unacknowledged would leave us no room for a minute.
+            await self._link.api(f"CONSUMER.DELETE.{spec.stream}.{spec.name}")
+            info = None
+        if info is None:
             if not spec.manage:
                 raise QueueError(
                     f"the stream {spec.stream} has no consumer {spec.name}, and `queue.manage` is false"
-                ) from error
+                )
             info = await self._link.api(
                 f"CONSUMER.CREATE.{spec.stream}.{spec.name}",
                 {"stream_name": spec.stream, "config": spec.config()},
@@ -82,26 +83,37 @@ class Tape:
         self._delivered = info["delivered"]["stream_seq"]
         self._opened = True
 
+    async def _info(self) -> dict[str, Any] | None:
+        """What the server says of the consumer; None where there is none."""
+        try:
+            return await self._link.api(f"CONSUMER.INFO.{self._spec.stream}.{self._spec.name}")
+        except ApiError as error:
+            if error.err_code in NOT_FOUND:
+                return None
+            raise
+
     async def close(self) -> None:
         await self._pull.close()
 
     async def read(self, start: int, most: int) -> tuple[list[Message], int]:
         """The messages from sequence *start* on, in order, about *most* of them, and where to go on.
 
-        Where that is still *start*, there is nothing. Raises `QueueError`.
+        *start* is known to have been stored. Where one goes on there, it is not to be had at present. Raises
+        `QueueError`.
         """
         async with self._busy:
             await self.open()
             if start > self._delivered:
-                found = await self._new(start, most)
-                return found, found[-1].seq + 1 if found else start
+                return await self._new(start, most)
             last = min(self._delivered, start + most - 1)
             return await self._again(start, last), last + 1
 
-    async def _new(self, start: int, most: int) -> list[Message]:
+    async def _new(self, start: int, most: int) -> tuple[list[Message], int]:
         found: list[Message] = []
         expected = start
-        for message in await self._pull.take(most):
+        # The server does not even answer where more than this would be unacknowledged.
+        room = MAX_ACK_PENDING - len(self._replies)
+        for message in await self._pull.take(min(most, room)) if room > 0 else ():
             self._delivered = max(self._delivered, message.seq)
             if message.seq < self._settled:
                 await self._link.send(message.reply, _ACK)
@@ -115,11 +127,17 @@ class Tape:
             found.append(message)
             expected = message.seq + 1
         if found:
-            return found
+            return found, expected
         # The consumer has nothing although the log goes on: it lags behind the stream's leader, or it waits
-        # for what a replica that is gone has not acknowledged.
+        # for acknowledgements. How far the leader has come is asked first: only up to there its word that
+        # there is nothing tells that messages are gone.
+        last = await last_sequence(self._link, self._spec.stream, known=start)
+        if found := await self._again(start, min(last, start + most - 1)):
+            return found, found[-1].seq + 1
         following = await get_next(self._link, self._spec.stream, start)
-        return [] if following is None else [following]
+        if following is None:
+            return [], max(start, last + 1)
+        return [following], following.seq + 1
 
     async def _again(self, first: int, last: int) -> list[Message]:
         """What is left of the sequences *first* to *last*, from the stream itself."""
@@ -142,6 +160,7 @@ class Tape:
         lacks the newest, so only the leader's word tells that a message is gone.
         """
         found: list[Message] = []
+        await last_sequence(self._link, self._spec.stream, known=last)
         while first <= last:
             message = await get_next(self._link, self._spec.stream, first)
             if message is None or message.seq > last:
@@ -149,6 +168,12 @@ class Tape:
             found.append(message)
             first = message.seq + 1
         return found
+
+    def cut(self, last: int) -> None:
+        """The stream lost everything behind *last*; its sequences are given to other messages."""
+        self._delivered = min(self._delivered, last)
+        self._settled = min(self._settled, last + 1)
+        self._replies = {seq: reply for seq, reply in self._replies.items() if seq <= last}
 
     async def settled(self, seq: int) -> None:
         """Everything before *seq* is settled and stored: acknowledge it."""
@@ -164,13 +189,18 @@ class Tape:
                 await self._link.send(reply, _STILL_AT_IT)
 
     async def sweep(self) -> None:
-        """Take back what a replica that is gone left unacknowledged, while nothing new is to be read."""
+        """Acknowledge what was not read from the consumer, while nothing new is to be read.
+
+        A replica that is gone left it there, or it was read from the stream itself.
+        """
         if self._busy.locked() or not self._opened:
             return
         async with self._busy:
             with suppress(QueueError):
-                info = await self._link.api(f"CONSUMER.INFO.{self._spec.stream}.{self._spec.name}")
-                if info["num_ack_pending"] <= len(self._replies) or info["num_pending"]:
+                info = await self._info()
+                if info is None:
+                    return
+                if info["num_ack_pending"] <= len(self._replies) and not info["num_pending"]:
                     return
                 for message in await self._pull.take(_SWEEP):
                     self._delivered = max(self._delivered, message.seq)

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Final
 
 from relay.clock import Clock
-from relay.errors import QueueError
+from relay.errors import NotFound, QueueError
+from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.gaps import Gaps
 from relay.queue.jetstream.janitor import JanitorLease
 from relay.queue.jetstream.laggards import Laggards
@@ -40,6 +41,7 @@ class Upkeep:
         log: Log,
         gaps: Gaps,
         quarantine: Quarantine,
+        accounts: Accounts,
     ) -> None:
         self._clock = clock
         self._janitor = janitor
@@ -49,6 +51,7 @@ class Upkeep:
         self._log = log
         self._gaps = gaps
         self._quarantine = quarantine
+        self._accounts = accounts
 
     async def store_progress(self) -> None:
         while True:
@@ -72,6 +75,7 @@ class Upkeep:
             if rounds % _TEND_EVERY == 0:
                 await _try(self._roster.tend)
                 await _try(self._quarantine.count)
+                await _try(self._accounts.check)
 
     async def _as_janitor(self) -> None:
         if await self._janitor.ours():
@@ -81,5 +85,6 @@ class Upkeep:
 
 async def _try(step: Callable[[], Awaitable[object]]) -> None:
     # NATS may be away: appends and readiness say so, the heartbeat draws the consequence; this tries again.
-    with suppress(QueueError):
+    # A destination may be forgotten in the middle of it.
+    with suppress(QueueError, NotFound):
         await step()

@@ -30,6 +30,7 @@ class Watch:
         *,
         log: Logger,
         changed: Callable[[], None],
+        lost: Callable[[int], None],
     ) -> None:
         self.complete = asyncio.Event()  # everything that was there has been handed out
         self._link = link
@@ -37,6 +38,7 @@ class Watch:
         self._owners = owners
         self._log = log
         self._changed = changed  # called when some were handed out
+        self._lost = lost  # called with the bucket's last revision where it is earlier than what was seen
         self._revision = 0
 
     async def run(self) -> None:
@@ -46,6 +48,7 @@ class Watch:
         while True:
             follow = Follow(self._link, self._bucket.stream, filters=filters, last_per_subject=True)
             try:
+                await self._meet_bucket()
                 async for messages in follow.run(self._revision + 1):
                     for message in messages:
                         self._hand_out(self._bucket.entry(message))
@@ -56,6 +59,14 @@ class Watch:
             except QueueError as error:
                 self._log.warning("queue.watch_failed", detail=str(error))
                 await pause()
+
+    async def _meet_bucket(self) -> None:
+        """A cluster that lost power may come back with fewer changes than it had acknowledged."""
+        last = (await self._link.api(f"STREAM.INFO.{self._bucket.stream}"))["state"]["last_seq"]
+        if last < self._revision:
+            self._log.error("queue.lost_changes", changes=self._revision - last)
+            self._lost(last)
+            self._revision = 0
 
     def _hand_out(self, entry: Entry) -> None:
         self._revision = max(self._revision, entry.revision)

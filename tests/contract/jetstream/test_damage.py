@@ -14,9 +14,9 @@ import pytest
 from relay.errors import QueueError
 from relay.model import Position, Reason
 from relay.queue.base import DeadLetterFilter
-from relay.queue.jetstream import tape
+from relay.queue.jetstream import fetch, log, tape
 from relay.queue.jetstream.link import Outgoing
-from relay.queue.jetstream.record import VERSION, dump
+from relay.queue.jetstream.record import VERSION, LeaseLost, dump
 from tests.contract.jetstream.relays import LIMIT, Relay, Relays, deliver_all, fate, read_all
 from tests.fakes.events import batch, lines
 from tests.fakes.nats import NatsServer
@@ -40,8 +40,9 @@ async def own_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 
 @pytest.fixture
-async def alone(own_server: NatsServer) -> AsyncIterator[Relays]:
+async def alone(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Relays]:
     """Replicas on a server that the test may do anything to."""
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 3)  # to wait for a leader that is not quite up to date
     async with Relays(own_server, "relay") as relays:
         yield relays
 
@@ -166,6 +167,7 @@ async def test_a_purge_behind_the_relays_back_is_booked(relays: Relays, keep: in
     one, two = await relays.add("one", "two")
     reader = await one.take()
     await accept(one, 4)
+    await relays.pass_(2)  # until the ledger is stored
     await relays.server.api(f"STREAM.PURGE.{relays.prefix}", {"keep": keep} if keep else {})
     sent = await accept(two, 2, first=100)
     await relays.followed()
@@ -184,8 +186,11 @@ async def test_a_purge_behind_the_relays_back_is_booked(relays: Relays, keep: in
 # -- consumers -------------------------------------------------------------------------------
 
 
-async def test_a_consumer_deleted_while_in_use_is_made_again(relays: Relays) -> None:
+async def test_a_consumer_deleted_while_in_use_is_made_again(
+    relays: Relays, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reader that finds it gone says so once, and goes on with a new one after its next lease."""
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 3)
     [one] = await relays.add("one")
     reader = await one.take()
     sent = await accept(one, 2)
@@ -193,15 +198,12 @@ async def test_a_consumer_deleted_while_in_use_is_made_again(relays: Relays) -> 
     await relays.server.api(f"CONSUMER.DELETE.{relays.prefix}.siem")
     sent = await accept(one, 2, first=100)
 
-    got: list[bytes] = []
-    try:
-        got = await deliver_all(reader)
-    except QueueError:  # as a worker would
-        await one.give_back()
-        reader = await one.take()
-        got = await deliver_all(reader)
+    with pytest.raises(QueueError):
+        await deliver_all(reader)
+    await one.give_back()  # as a worker does
+    reader = await one.take()
 
-    assert joined(sent) == got
+    assert joined(sent) == await deliver_all(reader)
     await relays.settled()
 
     async def floor_reached() -> bool:
@@ -322,3 +324,318 @@ async def test_an_account_of_a_newer_version_is_left_alone(relays: Relays) -> No
                 await one.live("siem").settle(fate(stored, offset))
             await one.queue._roster.store("siem")
     assert entry == await two.queue._bucket.get("destination.siem")
+
+
+# -- servers ---------------------------------------------------------------------------------
+
+
+class Backup:
+    """An older state of a server's streams, to be put back: what power loss leaves of a cluster."""
+
+    def __init__(self, relays: Relays, *streams: str) -> None:
+        self._relays = relays
+        self._server = relays.server
+        self._streams = streams
+        self._copy = self._server.folder.with_name("backup")
+
+    async def make(self) -> None:
+        await self._server.stop()
+        shutil.copytree(self._server.folder, self._copy)
+        await self._server.start()
+        await together(self._relays)
+
+    async def put_back(self) -> None:
+        """Leaves the server stopped."""
+        await self._server.stop()
+        for stream in self._streams:
+            (now,) = self._server.folder.glob(f"**/streams/{stream}")
+            (then,) = self._copy.glob(f"**/streams/{stream}")
+            shutil.rmtree(now)
+            shutil.copytree(then, now)
+
+
+async def together(relays: Relays) -> None:
+    """Everybody is connected again and was heard."""
+    alive = relays.alive()
+    await until(lambda: all(relay.connected for relay in alive), LIMIT, "connecting again")
+    await relays.clock.advance(1)
+    await relays.pass_(0)
+
+
+async def leased(relays: Relays, *candidates: Relay) -> Relay:
+    """Whoever has the destination in the end; workers wait for it everywhere, release it when it is lost."""
+    for relay in candidates:
+        lease = relay.leases.get("siem")
+        if lease is not None and lease.lost.is_set():
+            await relay.give_back()
+    for relay in candidates:
+        if "siem" not in relay.leases:
+            relay.start_taking()
+    await relays.pass_(8)
+    (holder,) = [
+        relay for relay in candidates if "siem" in relay.leases and not relay.leases["siem"].lost.is_set()
+    ]
+    return holder
+
+
+async def test_a_restart_of_nats_interrupts_and_nothing_else(
+    alone: Relays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading, settling and appending go on where they were; nothing is repeated, nobody is replaced."""
+    monkeypatch.setattr(log, "_MEET_SECONDS", 0.5)
+    one, two = await alone.add("one", "two")
+    reader = await one.take()
+    sent = await accept(one, 3)
+    (first, _), *_ = await read_all(reader)
+    await reader.settle(fate(first))
+
+    await alone.server.stop()
+    with pytest.raises(QueueError):
+        await one.queue.flush()
+    with pytest.raises(QueueError):
+        await one.queue.append([batch(lines(1, first=900))])
+    await alone.server.start()
+    await together(alone)
+
+    sent += await accept(two, 3, first=100)
+    await alone.followed()
+    assert not one.leases["siem"].lost.is_set()
+    reader.rewind()
+    assert joined(sent[1:]) == await deliver_all(reader)
+    books = await alone.books()
+    assert (books.owed, books.delivered, books.backlog) == (30, 30, 0)
+
+
+async def test_a_request_under_way_while_nats_restarts_is_answered_truthfully(alone: Relays) -> None:
+    """What was answered is there; what failed may be there, and is recognised when it comes again."""
+    [one] = await alone.add("one")
+    reader = await one.take()
+    requests = [lines(SIZE, first=SIZE * n) for n in range(60)]
+
+    async def send(events: list[bytes]) -> bool:
+        try:
+            await one.queue.append([batch(events)])
+        except QueueError:
+            return False
+        return True
+
+    async with asyncio.TaskGroup() as group:
+        first = [group.create_task(send(each)) for each in requests[:30]]
+        await asyncio.sleep(0)
+        restart = group.create_task(alone.server.kill())
+        second = [group.create_task(send(each)) for each in requests[30:]]
+        await restart
+        await alone.server.start()
+    answered = [task.result() for task in (*first, *second)]
+    await together(alone)
+    for events, stored in zip(requests, answered, strict=True):
+        if not stored:
+            assert await send(events)
+
+    assert sorted(joined(requests)) == sorted(await deliver_all(reader))
+    books = await alone.books()
+    assert (books.owed, books.delivered) == (300, 300)
+
+
+@pytest.mark.parametrize("settled", [True, False])
+async def test_what_the_cluster_forgot_is_booked_while_relays_run(alone: Relays, settled: bool) -> None:
+    """Dead letters and a gap stand for it, and what is accepted afterwards is delivered and counted."""
+    one, two = await alone.add("one", "two")
+    reader = await one.take()
+    await accept(one, 3)
+    await deliver_all(reader)
+    await alone.settled()
+    await alone.pass_(2)
+    backup = Backup(alone, "relay")
+    await backup.make()
+    gone = await accept(two, 2, first=100)
+    await alone.followed()
+    assert len(await read_all(reader)) == 2
+    reader.rewind()
+    if settled:
+        await deliver_all(reader)
+        await alone.settled()
+    await alone.pass_(2)
+
+    await backup.put_back()
+    await alone.server.start()
+    await together(alone)
+    sent = await accept(two, 4, first=200)
+    sent += [events for events in gone if (await two.queue.append([batch(events)])).accepted]
+    await alone.followed()
+
+    assert joined(sent) == await deliver_all(reader)
+    assert len(sent) == 6  # also those Konnect sends again are new
+    assert {gap.cause for gap in await one.queue.gaps()} == {"lost by the cluster"}
+    books = await alone.books()
+    lost = 0 if settled else 10
+    assert (books.owed, books.delivered, books.dead, books.backlog) == (55, 55 - lost, lost, 0)
+    assert sum(await corrupt(one)) == lost
+    assert one.queue.accepted() == two.queue.accepted()
+    await alone.pass_(3)
+    for relay in (one, two):
+        await relay.close()
+    [three] = await alone.add("three")
+    await leased(alone, three)
+    assert await alone.books() == books
+
+
+async def test_a_holder_that_dies_with_the_cluster_leaves_nothing_to_be_skipped(alone: Relays) -> None:
+    """Whoever takes over begins where the stream ends now, in the middle of a lost batch as well."""
+    one, two = await alone.add("one", "two")
+    reader = await one.take()
+    await accept(one, 3)
+    await deliver_all(reader)
+    await alone.pass_(2)
+    backup = Backup(alone, "relay")
+    await backup.make()
+    await accept(two, 1, first=100)
+    await alone.followed()
+    ((stored, _),) = await read_all(reader)
+    await reader.settle(fate(stored, 0, 3))
+    await alone.settled()
+    await alone.pass_(2)
+    await backup.put_back()
+    await one.kill()
+    await alone.server.start()
+    await together(alone)
+
+    holder = await leased(alone, two)
+    sent = await accept(two, 2, first=200)
+
+    assert joined(sent) == await deliver_all(holder.live())
+    books = await alone.books()
+    assert (books.owed, books.delivered, books.dead, books.backlog) == (30, 28, 2, 0)
+
+
+async def test_a_holder_whose_account_went_back_in_time_stops(alone: Relays) -> None:
+    """What it counted since is not in the account any more: whoever goes on begins with what is there."""
+    [one] = await alone.add("one")
+    reader = await one.take()
+    backup = Backup(alone, "KV_relay-state")
+    await backup.make()
+    await accept(one, 2)
+    ((stored, _), _) = await read_all(reader)
+    await reader.settle(fate(stored))
+    await one.queue.flush()
+    await backup.put_back()
+    await alone.server.start()
+    await until(lambda: one.connected, LIMIT, "connecting again")
+
+    await until(one.queue._log.met.is_set, LIMIT, "going on")
+    reader.rewind()
+    ((stored, _),) = await read_all(reader)
+    with pytest.raises(LeaseLost):
+        async with asyncio.timeout(LIMIT):
+            await reader.settle(fate(stored, refused=(0,)))
+    assert one.leases["siem"].lost.is_set()
+
+
+@pytest.mark.parametrize("streams", [("KV_relay-state",), ("relay", "KV_relay-state")])
+async def test_state_that_went_back_in_time_is_taken_as_it_is(
+    alone: Relays, streams: tuple[str, ...]
+) -> None:
+    """Delivery goes on from the older watermark, whoever holds the lease now, and the books add up."""
+    one, two = await alone.add("one", "two")
+    reader = await one.take()
+    sent = await accept(one, 3)
+    await alone.followed()
+    for stored, offset in (await read_all(reader))[:1]:
+        await reader.settle(fate(stored, offset))
+    await alone.settled()
+    await alone.pass_(2)
+    backup = Backup(alone, *streams)
+    await backup.make()
+    gone = await accept(two, 2, first=100)
+    await alone.followed()
+    reader.rewind()
+    await deliver_all(reader)
+    await alone.settled()
+    await alone.pass_(5)
+    await backup.put_back()
+    await alone.server.start()
+    await together(alone)
+
+    holder = await leased(alone, one, two)
+    later = await accept(two, 2, first=200)
+    await alone.followed()
+    kept = gone if "relay" not in streams else []
+
+    assert joined(sent[1:] + kept + later) == await deliver_all(holder.live())
+    books = await alone.books()
+    lost = 10 if "relay" in streams else 0
+    assert (books.owed, books.delivered, books.dead, books.backlog) == (35, 35 - lost, lost, 0)
+    await alone.pass_(3)
+
+
+LOST = [("relay",), ("KV_relay-state",), ("relay", "KV_relay-state")]
+
+
+@pytest.mark.parametrize("streams", LOST)
+async def test_what_the_cluster_forgot_while_no_relay_ran(alone: Relays, streams: tuple[str, ...]) -> None:
+    """New replicas find the same books, and deliver what is accepted from then on."""
+    [one] = await alone.add("one")
+    reader = await one.take()
+    await accept(one, 3)
+    await deliver_all(reader)
+    await alone.settled()
+    await alone.pass_(2)
+    backup = Backup(alone, *streams)
+    await backup.make()
+    await accept(one, 2, first=100)
+    ((stored, _), *_) = await read_all(reader)
+    await reader.settle(fate(stored))
+    await one.close()
+
+    await backup.put_back()
+    await alone.server.start()
+    two, three = await alone.add("two", "three")
+    reader = (await leased(alone, two)).live()
+    sent = await accept(three, 4, first=200)
+    await alone.followed()
+
+    got = await deliver_all(reader)
+    assert set(joined(sent)) <= set(got)
+    books = await alone.books()
+    assert books.backlog == 0
+    assert books.owed == books.delivered + books.dead
+
+
+async def test_appending_while_the_loss_is_found_out(alone: Relays) -> None:
+    """Requests that come the moment NATS is back are neither skipped nor counted twice by anybody."""
+    one, two = await alone.add("one", "two")
+    reader = await one.take()
+    await accept(one, 3)
+    await deliver_all(reader)
+    await alone.settled()
+    await alone.pass_(2)
+    backup = Backup(alone, "relay")
+    await backup.make()
+    await accept(two, 2, first=100)
+    await alone.followed()
+    await deliver_all(reader)
+    await alone.settled()
+    await backup.put_back()
+
+    async def send(relay: Relay, first: int) -> list[bytes]:
+        events = lines(SIZE, first=first)
+        while True:
+            try:
+                await relay.queue.append([batch(events)])
+            except QueueError:
+                await asyncio.sleep(0.01)
+            else:
+                return events
+
+    async with asyncio.TaskGroup() as group:
+        sending = [group.create_task(send(relay, 1000 + 100 * n)) for n, relay in enumerate([one, two] * 8)]
+        await alone.server.start()
+    sent = [task.result() for task in sending]
+    await together(alone)
+    await alone.followed()
+    holder = await leased(alone, one, two)
+
+    assert sorted(joined(sent)) == sorted(await deliver_all(holder.live()))
+    books = await alone.books()
+    assert (books.owed, books.delivered, books.dead, books.backlog) == (105, 105, 0, 0)
+    assert one.queue.accepted() == two.queue.accepted()

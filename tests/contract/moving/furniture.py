@@ -39,6 +39,11 @@ async def attached(queue: Queue, destination: str) -> list[Reader]:
     """The readers of a destination this process delivers to, the live one first."""
     await queue.attach(destination, "earliest")
     await queue.lease(destination)
+    return readers_of(queue, destination)
+
+
+def readers_of(queue: Queue, destination: str) -> list[Reader]:
+    """In the order of their kinds."""
     return sorted(queue.readers(destination), key=lambda reader: list(ReaderKind).index(reader.kind))
 
 
@@ -49,7 +54,7 @@ async def furnish(queue: Queue, clock: FakeClock) -> None:
         await queue.append([batch(lines(10, first=first))])
     await _settle(siem, PURGED)
     clock.jump(2 * RETENTION)
-    await _purged(queue, clock)
+    await purged(queue, clock)
 
     now = clock.now()
     twins = [cef(100, at=now), cef(101, at=now), cef(100, at=now), cef(102, at=now)]
@@ -101,10 +106,10 @@ async def _bury(reader: Reader, reasons: dict[int, Reason]) -> None:
     await reader.settle(Settlement(start, end, stored.count - len(letters), 10, dead=letters))
 
 
-async def _purged(queue: Queue, clock: FakeClock) -> None:
+async def purged(queue: Queue, clock: FakeClock) -> None:
     """Wait until upkeep has deleted what is too old."""
     async with asyncio.timeout(20):
-        while queue.stats().batches:
+        while queue.stats().events or queue.stats().batches:
             await clock.advance(1.0)
             await queue.flush()
             await queue.ping()
@@ -160,7 +165,7 @@ async def _everything(queue: Queue) -> list[Any]:
     """What each reader has before it, event by event."""
     found = []
     for name in sorted(queue.destinations()):
-        for reader in await attached(queue, name):
+        for reader in readers_of(queue, name):
             redrive = reader.kind is ReaderKind.REDRIVE
             while pieces := await reader.read(1000):
                 for stored, offset in pieces:

@@ -1,0 +1,125 @@
+"""Reading from a cluster whose servers are not all equally far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from relay.queue.jetstream.fetch import last_sequence
+from relay.queue.jetstream.link import Link
+from relay.queue.jetstream.tape import ConsumerSpec, Tape
+from tests.fakes.nats import NatsServer
+
+PREFIX = "LAGGING.API"
+
+
+class Cluster:
+    """JetStream as it answers while its leader, and the server asked beside it, have not stored the newest.
+
+    A stand-in between the relay and a real server: on one machine the moment is too short to be caught.
+    """
+
+    def __init__(self, client: Client, stored: int) -> None:
+        self._client = client
+        self._stored = stored  # what both have while they lag
+        self.lags = 3  # looks at the leader until it has everything
+
+    async def answer(self, message: Msg) -> None:
+        subject = message.subject.replace(PREFIX, "$JS.API")
+        if not self.lags or ".CONSUMER.CREATE." in subject or ".CONSUMER.INFO." in subject:
+            await self._client.publish(subject, message.data, message.reply)
+        elif ".STREAM." in subject:
+            self.lags -= ".INFO." in subject
+            found = json.loads((await self._client.request(subject, message.data)).data)
+            await message.respond(json.dumps(self._aged(found)).encode())
+        else:  # of a consumer, or a direct get
+            await self._client.publish(message.reply, b"", headers={"Status": "404"})
+
+    def _aged(self, found: dict[str, Any]) -> dict[str, Any]:
+        if "state" in found:
+            return {**found, "state": {**found["state"], "last_seq": self._stored}}
+        if "message" in found and found["message"]["seq"] > self._stored:
+            return {"error": {"code": 404, "err_code": 10037, "description": "no message found"}}
+        return found
+
+
+@asynccontextmanager
+async def lagging(server: NatsServer, stored: int) -> AsyncIterator[Link]:
+    """A connection to such a cluster."""
+    between = await nats.connect(server.url)
+    cluster = Cluster(between, stored)
+    await between.subscribe(f"{PREFIX}.>", cb=cluster.answer)
+    await between.flush()
+    link = await Link.open(await nats.connect(server.url), api_prefix=PREFIX)
+    try:
+        yield link
+    finally:
+        await link.close()
+        await between.close()
+
+
+@pytest.fixture
+async def stream(nats_server: NatsServer, prefix: str) -> str:
+    """Five messages."""
+    client = await nats.connect(nats_server.url)
+    jetstream = client.jetstream()
+    await jetstream.add_stream(name=prefix, subjects=[f"{prefix}.>"], allow_direct=True)
+    for number in range(5):
+        await jetstream.publish(f"{prefix}.a", b"%d" % number)
+    await client.close()
+    return prefix
+
+
+async def test_what_the_leader_stores_a_moment_later_is_waited_for(
+    nats_server: NatsServer, stream: str
+) -> None:
+    """Another server told of it already; the leader does not have it yet, which does not make it gone."""
+    async with lagging(nats_server, stored=2) as link:
+        tape = Tape(link, ConsumerSpec(stream, "siem", 3, manage=True))
+        found, following = await tape.read(3, 10)
+        await tape.close()
+
+    assert ([message.seq for message in found], following) == ([3, 4, 5], 6)
+
+
+async def test_a_hole_that_only_seems_to_be_one_is_filled(nats_server: NatsServer, stream: str) -> None:
+    """The consumer gave it to a replica that is gone, and nobody who is asked has it yet."""
+    async with lagging(nats_server, stored=2) as link:
+        tape = Tape(link, ConsumerSpec(stream, "siem", 6, manage=True))
+        await tape.open()
+        tape._delivered = 5
+        found, following = await tape.read(3, 10)
+        await tape.close()
+
+    assert ([message.seq for message in found], following) == ([3, 4, 5], 6)
+
+
+async def test_what_was_deleted_is_passed(nats_server: NatsServer, stream: str) -> None:
+    """Up to the end that the leader knows, not to what may have been stored since it was asked."""
+    client = await nats.connect(nats_server.url)
+    for seq in (4, 5):
+        await client.jetstream().delete_msg(stream, seq)
+    link = await Link.open(client)
+    tape = Tape(link, ConsumerSpec(stream, "siem", 4, manage=True))
+
+    assert await tape.read(4, 10) == ([], 6)
+
+    await tape.close()
+    await link.close()
+
+
+async def test_a_leader_that_never_gets_there(
+    nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some seconds its word counts: the cluster has lost something."""
+    monkeypatch.setattr("relay.queue.jetstream.fetch._ATTEMPTS", 3)
+    async with lagging(nats_server, stored=2) as link:
+        assert await last_sequence(link, stream, known=5) == 2
+        assert await last_sequence(link, stream, known=5) == 5
