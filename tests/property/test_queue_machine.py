@@ -12,12 +12,13 @@ import asyncio
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -385,24 +386,20 @@ class JetStreamMachine(QueueMachine):
             assert self.run(self.relays.books(name)) == self.queue.books(name)
 
 
-class TestSqlite(SqliteMachine.TestCase):  # type: ignore[misc, name-defined] # made by hypothesis
-    settings = settings(
-        max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+@pytest.fixture(scope="module", autouse=True)
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One for all examples; each makes streams of its own."""
+    JetStreamMachine.server = NatsServer(tmp_path_factory.mktemp("nats"))
+    asyncio.run(JetStreamMachine.server.start())
+    yield
+    asyncio.run(JetStreamMachine.server.kill())
 
 
-class TestJetStream(JetStreamMachine.TestCase):  # type: ignore[misc, name-defined] # made by hypothesis
-    settings = settings(
-        max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-    )
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.folder = Path(tempfile.mkdtemp())
-        JetStreamMachine.server = NatsServer(cls.folder)
-        asyncio.run(JetStreamMachine.server.start())
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        asyncio.run(JetStreamMachine.server.kill())
-        shutil.rmtree(cls.folder)
+TestSqlite = SqliteMachine.TestCase
+TestSqlite.settings = settings(
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestJetStream = JetStreamMachine.TestCase
+TestJetStream.settings = settings(
+    max_examples=10, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)

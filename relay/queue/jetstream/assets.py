@@ -117,6 +117,12 @@ async def _bring_about(link: Api, wanted: Settings, found: Settings | None, log:
     changes = _deviations(wanted, found)
     if not changes:
         return
+    if found.get("subjects") != wanted["subjects"]:
+        # What was made for something else would be purged by our rules.
+        theirs = ", ".join(found.get("subjects") or ()) or "none"
+        raise QueueError(
+            f"the stream {name} is somebody else's: its subjects are {theirs}; choose another `queue.stream`"
+        )
     try:
         answer = await _patiently(link, f"STREAM.UPDATE.{name}", _body({**found, **wanted}))
     except (ApiError, QueueFull) as error:

@@ -1,6 +1,6 @@
-"""The NATS client, where ours has to behave unlike the library's when a connection breaks, or be faster.
+"""The NATS client, where ours has to behave unlike the library's when a connection breaks.
 
-Owns six differences from `nats.aio.client.Client`, each at its method. Knows nothing of JetStream.
+Owns five differences from `nats.aio.client.Client`, each at its method. Knows nothing of JetStream.
 """
 
 from __future__ import annotations
@@ -75,19 +75,6 @@ class Client(LibraryClient):
         """Let go of the attempt before, which the library leaves open when the server turned it down."""
         self._abort()
         await super()._connect_to_server(s)
-
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        """As the library's in half the time, without its care for names nobody here writes.
-
-        Every replica reads the headers of every batch, and once more for each destination it delivers to.
-        """
-        headers = {}
-        for line in raw.decode(errors="replace").split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon:
-                headers[name] = value.strip()
-        return headers
 
     def _connect_command(self) -> bytes:
         """Say who we are only on an encrypted connection, where one is demanded.

@@ -44,7 +44,9 @@ class Ledger:
         """Take in the next message; the number of its first event."""
         number = self.number
         self.seq = meta.seq
-        self.number += meta.count
+        self.number = meta.after(number)
+        if not meta.count and not meta.duplicates:
+            return number
         totals = self.sources.get(meta.source)
         if totals is None:
             totals = self.sources[meta.source] = SourceTotals()

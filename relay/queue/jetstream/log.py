@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 from relay.batch import StoredBatch
@@ -20,8 +20,8 @@ from relay.observe.logs import Log as Logger
 from relay.queue.jetstream.bucket import Bucket, Entry, Stale
 from relay.queue.jetstream.fetch import Follow, Message, get, last_sequence, scan
 from relay.queue.jetstream.ledger import KEY, Ledger, dump, load
-from relay.queue.jetstream.link import Link
-from relay.queue.jetstream.message import Meta, NotABatch, decode
+from relay.queue.jetstream.link import ApiError, Link
+from relay.queue.jetstream.message import Meta, NotABatch, decode, encode_loss
 from relay.queue.jetstream.message import stored as stored_batch
 from relay.queue.jetstream.pausing import pause
 from relay.queue.jetstream.record import Mark
@@ -30,6 +30,7 @@ from relay.queue.jetstream.walk import walk
 _CACHE_BYTES: Final = 16 << 20
 _RECENT: Final = 4_096  # messages by which it is recognised where a stream that lost some went another way
 _MEET_SECONDS: Final = 8.0  # within it a sender is told that nothing was stored
+_AGAIN_SECONDS: Final = 0.5  # between attempts to follow the stream
 _LINE_COSTS: Final = 3  # a cached batch holds its payload, its body and perhaps its lines
 
 
@@ -65,6 +66,8 @@ class Log:
         self._cache: OrderedDict[int, tuple[StoredBatch, int]] = OrderedDict()
         self._cached_bytes = 0
         self._drops = 0  # of the connection
+        self._claiming = False  # we counted more than the log tells
+        self._trouble: str | None = None  # why the stream cannot be followed
         self._mark = 0
         self._changed = asyncio.Event()
 
@@ -89,17 +92,40 @@ class Log:
                 if step.meta is not None:
                     self.ledger.fold(step.meta)
         self.ledger.number = max([self.ledger.number, *[mark.number for mark in marks]])
+        await self._prove(last)
         self._lose(furthest.seq - 1, last)
 
     async def _meet_stream(self) -> None:
         """A cluster that lost power may come back with less than it had acknowledged."""
         known = max([self.ledger.seq, *self._own])
-        last = await self._agreed(await last_sequence(self._link, self._stream, known=known))
-        if last < known:
-            for seq in sorted(self._own):
-                self._fold(*self._own.pop(seq))  # accepted all the same
-            self._lose(known, last)
+        ends = await last_sequence(self._link, self._stream, known=known)
+        last = await self._agreed(ends)
+        if last >= known:
+            self.head = max(self.head, self.ledger.seq)
+            return
+        for seq in sorted(self._own):
+            self._fold(*self._own.pop(seq))  # accepted all the same
+        if last == ends:
+            await self._prove(last)
+        else:  # others have said so already; what they counted may be less
+            self._claiming = True
+        self._lose(known, last)
         self.head = self.ledger.seq
+
+    async def _prove(self, last: int) -> None:
+        """Have a quorum confirm that the stream ends with *last*, and note how far we had counted.
+
+        A server that was the leader until a moment ago would tell us the same of a stream that goes on.
+        Raises `QueueError` where that is not so.
+        """
+        at = max([totals.last_received for totals in self.ledger.sources.values()], default=0.0)
+        await self._link.publish(encode_loss(self._stream, at, self.ledger.number, last))
+
+    async def _claim(self) -> None:
+        """Other replicas counted less than we did before the loss: tell them where the log ends now."""
+        with suppress(ApiError):  # it went on meanwhile; there is a next time
+            await self._prove(self.ledger.seq)
+            self._claiming = False
 
     async def _agreed(self, last: int) -> int:
         """Up to which sequence the stream, which ends with *last*, is as we know it.
@@ -165,15 +191,22 @@ class Log:
                     if not self.met.is_set():
                         self.met.set()
                         self.wake()
+                    if self._trouble is not None:
+                        self._trouble = None
+                        self._logger.info("queue.follows")
                     for message in messages:
                         self._follow(message)
                     if messages:
                         self.wake()
                     else:
                         self.caught_up.set()
+                        if self._claiming:
+                            await self._claim()
             except QueueError as error:
-                self._logger.warning("queue.follow_failed", detail=str(error))
-                await pause()
+                if str(error) != self._trouble:
+                    self._trouble = str(error)
+                    self._logger.warning("queue.follow_failed", detail=self._trouble)
+                await pause(_AGAIN_SECONDS)
 
     def _follow(self, message: Message) -> None:
         if message.seq <= self.ledger.seq:

@@ -70,11 +70,16 @@ class Meta:
     hashes: str | None
     ordinals: tuple[int, ...] | None
     replica: str  # which one accepted it
+    number: int = 0  # of the next event at least, where the cluster lost what was counted before
 
     @property
     def count(self) -> int:
         """Number of events."""
         return sum([n for _, n in self.formats])
+
+    def after(self, number: int) -> int:
+        """The number of the event behind this message, whose first one has *number*."""
+        return max(number + self.count, self.number)
 
 
 def encode(prefix: str, batch: Batch, stamp: Stamp, duplicates: int) -> Outgoing:
@@ -101,6 +106,22 @@ def encode_hole(prefix: str, received_at: float, events: int) -> Outgoing:
         "crc": 1 + gzipped.crc32(b""),
     }
     return Outgoing(f"{prefix}.events.unknown.{NOWHERE}", b"", {BATCH: orjson.dumps(about).decode()})
+
+
+def encode_loss(prefix: str, received_at: float, number: int, last: int) -> Outgoing:
+    """Says that the stream had counted up to event *number* although it ends with message *last*.
+
+    Stored only if it does end there, which a quorum has to confirm.
+    """
+    about = {
+        "v": VERSION,
+        "at": received_at,
+        "formats": {},
+        "crc": gzipped.crc32(b""),
+        "number": number,
+    }
+    headers = {BATCH: orjson.dumps(about).decode(), "Nats-Expected-Last-Sequence": str(last)}
+    return Outgoing(f"{prefix}.events.unknown.{NOWHERE}", b"", headers)
 
 
 def _message(
@@ -152,6 +173,7 @@ def decode(message: Message) -> Meta:
             hashes=message.headers.get(HASHES),
             ordinals=tuple(about["ord"]) if "ord" in about else None,
             replica=str(about.get("by", "")),
+            number=int(about.get("number", 0)),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise NotABatch(f"message {message.seq} of the stream is no batch of a relay") from error

@@ -66,7 +66,7 @@ async def batches(
                     ordinals=meta.ordinals,
                     deduplicated=meta.hashes is not None,
                 )
-            number += meta.count
+            number = meta.after(number)
 
 
 async def _messages(link: Link, stream: str, start: int) -> AsyncGenerator[Message, None]:

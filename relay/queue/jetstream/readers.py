@@ -140,7 +140,7 @@ class LogReader:
         for part in self._parts.values():
             if part.end > number:
                 return Mark(part.seq, number, number - part.number)
-        return Mark(self._next.seq, number, max(0, number - self._next.number))
+        return Mark(self._next.seq, number, self._next.offset + max(0, number - self._next.number))
 
     @property
     def finished(self) -> bool:
@@ -228,15 +228,18 @@ class LogReader:
         batch = self._log.cached(message.seq)
         # Where messages vanished before this one, our count is behind the ledger's until the end of the log.
         if batch is not None and batch.sequence == number:
-            self._enter(message, number, batch.count, batch.received_at)
+            self._enter(message, number, number + batch.count, batch.received_at)
         else:
             try:
                 meta = decode(message)
             except NotABatch:
                 self._next = Mark(message.seq + 1, number)
                 return
-            end = self._enter(message, number, meta.count, meta.received_at)
+            end = self._enter(message, number, meta.after(number), meta.received_at)
             if not meta.count:
+                if end > number:  # here the cluster lost what it had acknowledged
+                    self._ranges.lose(number, end)
+                    await self._pass_on()
                 return
             if not intact(meta, message.payload):
                 await self._keeper.keep_corrupt(meta, message.payload)
@@ -247,12 +250,12 @@ class LogReader:
             self._log.remember(message.seq, batch)
         self._ahead.append((batch, skip))
 
-    def _enter(self, message: Message, number: int, count: int, received_at: float) -> int:
-        """A message was read that holds *count* events from *number* on; the number behind them."""
-        end = number + count
+    def _enter(self, message: Message, number: int, end: int, received_at: float) -> int:
+        """A message was read that holds the events from *number* to *end*, which is returned."""
         self._next = Mark(message.seq + 1, end)
         self._parts.setdefault(message.seq, _Part(message.seq, number, end, received_at))
-        if count:
+        if message.payload:
+            count = end - number
             events, size = self._average
             self._average = (
                 events + (count - events) / 8,

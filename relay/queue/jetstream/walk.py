@@ -32,6 +32,6 @@ async def walk(link: Link, stream: str, start: Mark) -> AsyncGenerator[Step, Non
                 meta = decode(message)
             except NotABatch:
                 meta = None
-            end = Mark(message.seq + 1, number + (meta.count if meta else 0))
+            end = Mark(message.seq + 1, meta.after(number) if meta else number)
             yield Step(message.seq, number, end, int(message.headers.get(PAYLOAD_BYTES, 0)), meta)
             number = end.number

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from relay.errors import QueueError
 from relay.observe.logs import Log as Logger
@@ -15,6 +16,8 @@ from relay.queue.jetstream.bucket import Bucket, Entry
 from relay.queue.jetstream.fetch import Follow
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.pausing import pause
+
+_AGAIN_SECONDS: Final = 0.5  # between attempts to watch
 
 Seen = Callable[[Entry], None]
 
@@ -40,6 +43,7 @@ class Watch:
         self._changed = changed  # called when some were handed out
         self._lost = lost  # called with the bucket's last revision where it is earlier than what was seen
         self._revision = 0
+        self._trouble: str | None = None  # why the bucket cannot be watched
 
     async def run(self) -> None:
         """Watch without end."""
@@ -52,13 +56,16 @@ class Watch:
                 async for messages in follow.run(self._revision + 1):
                     for message in messages:
                         self._hand_out(self._bucket.entry(message))
+                    self._trouble = None
                     if messages:
                         self._changed()
                     else:
                         self.complete.set()
             except QueueError as error:
-                self._log.warning("queue.watch_failed", detail=str(error))
-                await pause()
+                if str(error) != self._trouble:
+                    self._trouble = str(error)
+                    self._log.warning("queue.watch_failed", detail=self._trouble)
+                await pause(_AGAIN_SECONDS)
 
     async def _meet_bucket(self) -> None:
         """A cluster that lost power may come back with fewer changes than it had acknowledged."""

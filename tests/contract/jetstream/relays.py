@@ -200,11 +200,12 @@ class Relays:
     async def followed(self) -> None:
         """Everybody knows the whole log."""
         last = (await self.server.api(f"STREAM.INFO.{self.prefix}"))["state"]["last_seq"]
-        await until(
-            lambda: all(relay.queue._log.ledger.seq >= last for relay in self.alive()),
-            LIMIT,
-            "everybody following to the end of the log",
-        )
+
+        def knows(relay: Relay) -> bool:
+            log = relay.queue._log
+            return log.met.is_set() and log.ledger.seq >= last
+
+        await until(lambda: all(map(knows, self.alive())), LIMIT, "everybody following to the end of the log")
 
     # -- what is in NATS ---------------------------------------------------------------------
 

@@ -135,7 +135,14 @@ class Node:
         )
         self.janitor = JanitorLease(self.bucket, self.members, log)
         owners = {ACCOUNTS: self.accounts.seen, MEMBERS: self.members.seen}
-        self.watch = Watch(link, self.bucket, owners, log=log, changed=self.leases.wake).run
+        self.watch = Watch(
+            link,
+            self.bucket,
+            owners,
+            log=log,
+            changed=self.leases.wake,
+            lost=self.accounts.forget_after,
+        ).run
         # Kept, and awaited when the replica ends.
         self.watching = asyncio.create_task(self.watch())
         self._tasks = [asyncio.create_task(run()) for run in (self.members.run, self.leases.run)]

@@ -141,7 +141,6 @@ async def test_a_changed_configuration(link: Link, nats_server: NatsServer, pref
         ("allow_direct", False),
         ("max_msgs", 5),
         ("no_ack", True),
-        ("subjects", ["somewhere.else.>"]),
         ("max_msg_size", 4096),
     ],
 )
@@ -190,6 +189,19 @@ async def test_what_cannot_be_changed(
 
     assert f"{prefix} has {setting} {json.dumps(wrong)}, expected " in told
     assert "; NATS: " in told
+
+
+async def test_a_stream_of_somebody_else(link: Link, nats_server: NatsServer, prefix: str) -> None:
+    """One of our name with other subjects is left as it is: our retention would purge what is in it."""
+    theirs = {"name": prefix, "subjects": ["orders.>"], "storage": "file"}
+    made = (await link.api(f"STREAM.CREATE.{prefix}", theirs))["config"]
+
+    told = await refusal(link, config(nats_server, prefix))
+
+    assert told == (
+        f"the stream {prefix} is somebody else's: its subjects are orders.>; choose another `queue.stream`"
+    )
+    assert await settings(link, prefix) == made
 
 
 async def test_a_stream_in_the_way(link: Link, nats_server: NatsServer, prefix: str) -> None:

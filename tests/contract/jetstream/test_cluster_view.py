@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import chain
 
 import pytest
 
@@ -232,7 +233,7 @@ async def test_the_same_body_on_both_at_the_same_moment_is_accepted_once(relays:
     assert sum(receipt.accepted for receipt in receipts) == 60
     assert sum(receipt.duplicates for receipt in receipts) == 60
     await relays.followed()
-    assert sorted(sum(requests, [])) == sorted(await deliver_all(reader))
+    assert sorted(chain.from_iterable(requests)) == sorted(await deliver_all(reader))
     assert one.queue.duplicates() == two.queue.duplicates() == {"eu": 60}
 
 

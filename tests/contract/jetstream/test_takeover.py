@@ -167,7 +167,7 @@ async def test_the_next_holder_reads_from_the_past_and_goes_on_in_the_present(re
     sent += await accept(two, 3, first=200)
 
     assert sent == await deliver_all(reader)
-    assert [] == await deliver_all(reader)
+    assert await deliver_all(reader) == []
 
 
 async def test_back_and_forth(relays: Relays) -> None:
@@ -275,7 +275,7 @@ async def test_a_stale_holder_that_gives_back_changes_nothing(relays: Relays) ->
 
 
 async def test_a_holder_that_slept_stores_nothing(relays: Relays) -> None:
-    """A process that was stopped and goes on knows nothing of it; its first change is refused all the same."""
+    """A process that was stopped knows nothing of it when it goes on: its first change is refused."""
     one, two = await relays.add("one", "two")
     reader = await one.take()
     await accept(one, 2)

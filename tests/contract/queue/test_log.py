@@ -221,6 +221,27 @@ async def test_rewind_gives_unsettled_events_again(queue: Queue) -> None:
     assert lines(4)[1:] == await read_lines(reader)
 
 
+async def test_a_place_within_a_batch_outlasts_a_rewind_before_the_first_read(
+    queue: Queue, reopen: Opener
+) -> None:
+    """As when a hold is found that was set in the middle of a batch, before a restart."""
+    (reader,) = await attached(queue, "siem", "now")
+    body = lines(10)
+    await queue.append([batch(body)])
+    await reader.read(1000)
+    await reader.settle(Settlement(Position(1), Position(1, 4), delivered=4, delivered_bytes=4))
+
+    queue = await reopen()
+    (reader,) = await attached(queue, "siem", "now")
+    reader.rewind()
+    await reader.retry_later(RetryState(1, NOW))
+    queue = await reopen()
+    (reader,) = await attached(queue, "siem", "now")
+
+    assert await deliver_all(reader) == body[4:]
+    assert queue.books("siem").delivered == 10
+
+
 async def test_retry_state_survives_a_restart(queue: Queue, reopen: Opener) -> None:
     """A crash neither forgets nor restarts a schedule."""
     (reader,) = await attached(queue, "siem", "now")
