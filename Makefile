@@ -22,7 +22,7 @@ run: .venv/.run  ## start a relay on 127.0.0.1:8071 that appends what it gets to
 	@exec $(BIN)/konnect-relay run -c $(CONFIG)
 
 test: lint  ## everything that CI checks
-	$(BIN)/pytest
+	$(BIN)/pytest -n 4 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
