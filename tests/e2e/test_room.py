@@ -94,6 +94,7 @@ async def test_a_running_relay_takes_up_freed_disk_space(tmp_path: Path, small_d
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(_BALLAST))
     async with Siem() as siem:
+        siem.then(503)  # or what is delivered makes room as fast as it is filled
         config = configuration(small_disk, [destination("siem", siem)], when_full="reject")
         async with RelayProcess(config, tmp_path) as relay:
             await _fill(relay, trail)
@@ -101,6 +102,7 @@ async def test_a_running_relay_takes_up_freed_disk_space(tmp_path: Path, small_d
             ballast.unlink()
             await _accepts_again(relay, trail)
             await relay.ready()
+            siem.then(200)
             await drained(relay, "siem")
             trail.check(siem.lines())
 
