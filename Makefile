@@ -5,7 +5,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONFIG := config/quickstart.yaml
 SAMPLE := $(CURDIR)/config/sample.cef.gz
-LOCK := pip-compile --quiet --no-header --generate-hashes --allow-unsafe --strip-extras \
+# Extras stay in the lock: pip before 23.3 takes `coverage[toml]` for something that `coverage==…` does not pin, and
+# refuses the file as soon as there is a newer coverage.
+LOCK := pip-compile --quiet --no-header --generate-hashes --allow-unsafe --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links
 
 .PHONY: run test lint format bench schema lock clean
