@@ -176,6 +176,7 @@ class Site:
     async def _account(self, relay: RelayProcess, names: list[str]) -> dict[str, Books]:
         """The books as *relay* tells them in its metrics, which must be what its status says."""
         await until(partial(self._sees_all, relay), LIMIT, "a relay that sees all that live, and only them")
+        await until(partial(self._has_followed, relay), LIMIT, "a relay that knows of all that was accepted")
         await drained(relay, *names, within=LIMIT)
         accounts = {name: await books(relay, name) for name in names}
         status = await relay.status()
@@ -191,6 +192,11 @@ class Site:
     async def _sees_all(self, relay: RelayProcess) -> bool:
         """A relay that was just started takes one that died for alive until its silence has lasted."""
         return len((await relay.status())["replicas"]) == len(self.relays)
+
+    async def _has_followed(self, relay: RelayProcess) -> bool:
+        """A relay learns what the other one accepted by following the log, which may have broken off."""
+        (source,) = [each for each in (await relay.status())["sources"] if each["name"] == SOURCE]
+        return bool(source["accepted"] >= len(self.konnect.owed))
 
     def report(self, what: str, **seconds: float) -> None:
         """Tell people what it came to (`pytest -s`, or `-rP`)."""

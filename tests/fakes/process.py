@@ -7,16 +7,19 @@ configuration file, the two listeners, signals, exit status and /proc. Never imp
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import re
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +28,8 @@ import aiohttp
 
 START_LIMIT = 15.0  # seconds until a started relay must be ready
 STOP_LIMIT = 15.0  # seconds until a terminated relay must be gone
+_FIRST_PORT, _LAST_PORT = 20_000, 32_000  # below what Linux numbers outgoing connections from, by default
+_BLOCK = 400  # ports of one process
 _POLL = 0.02  # seconds between two looks at another process, which cannot wake us
 
 _SERIES = re.compile(r"^(\w+(?:\{.*\})?) (\S+)$", re.MULTILINE)
@@ -32,17 +37,44 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at the moment, nor on the one above.
+    """A TCP port on loopback that nobody listens on, and that no other process of a test run is given.
 
-    The one above is where the admin listener of `--role ingest` goes.
+    Outside the range from which the system numbers outgoing connections: one of those could take the port
+    between our looking and the listening, or while a server is being restarted. The one above is free as
+    well: there goes the admin listener of `--role ingest`.
     """
-    while True:
-        with socket.socket() as listener, socket.socket() as above:
-            listener.bind(("127.0.0.1", 0))
-            port: int = listener.getsockname()[1]
-            with suppress(OSError, OverflowError):
-                above.bind(("127.0.0.1", port + 1))
-                return port
+    for port in islice(_our_ports, _BLOCK // 2):
+        if _is_free(port) and _is_free(port + 1):
+            return port
+    raise AssertionError("every port of ours is in use")
+
+
+def _ports_of_this_process() -> Iterator[int]:
+    """Every other port of a block that this process has for itself, over and over again."""
+    folder = Path(tempfile.gettempdir()) / "konnect-relay-test-ports"
+    folder.mkdir(exist_ok=True)
+    for block in range(_FIRST_PORT, _LAST_PORT, _BLOCK):
+        lock = os.open(folder / str(block), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the process ends, however it ends
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            yield from cycle(range(block, block + _BLOCK, 2))
+    raise AssertionError("other test runs have all blocks of ports")
+
+
+_our_ports = _ports_of_this_process()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        # As servers do it: what is left of a connection of an earlier one is no hindrance.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return True
+    return False
 
 
 async def until(

@@ -1,14 +1,17 @@
 """One connection to NATS as the queue uses it: questions to JetStream, publishing with an acknowledgement.
 
-Owns the inbox that answers come back to and the meaning of every kind of failure. Never retries what may
-already be stored, unless the server recognises it by its `Nats-Msg-Id`.
+Owns the inbox that answers come back to and the meaning of every kind of failure. Never sends a second time
+what may already be stored, unless the server recognises it by its `Nats-Msg-Id`; questions to JetStream may
+all be asked twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Final
 
 import orjson
@@ -32,6 +35,7 @@ NOT_FOUND: Final = frozenset((10014, 10037, 10059))  # consumer, message, stream
 WRONG_LAST_SEQUENCE: Final = frozenset((10071, 10164))
 DUPLICATE_IN_BATCH: Final = 10201
 _DUPLICATE_IN_PROCESS: Final = 10158  # the same message is on its way to the quorum by another hand
+_INCOMPLETE_BATCH: Final = 10176  # its beginning went to a leader that is none any more
 _STREAM_FULL: Final = frozenset((10002, 10023, 10047, 10077))
 
 
@@ -110,11 +114,23 @@ class Link:
     # -- questions ---------------------------------------------------------------------------
 
     async def api(self, subject: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-        """Ask JetStream, e.g. `STREAM.INFO.name`. Raises `ApiError` (refused) or `QueueError` (silence)."""
-        answer = await self.ask(f"{self.api_prefix}.{subject}", orjson.dumps(body) if body else b"")
+        """Ask JetStream, e.g. `STREAM.INFO.name`. Raises `ApiError` (refused) or `QueueError` (silence).
+
+        A question is lost with the server that had it, and where a stream was just made or changes its leader
+        nobody may feel responsible; so it is asked again while there is time.
+        """
+        answer = await self._ask_again(f"{self.api_prefix}.{subject}", orjson.dumps(body) if body else b"")
         found: dict[str, Any] = orjson.loads(answer.data)
         _raise_refusal(found)
         return found
+
+    async def _ask_again(self, subject: str, payload: bytes) -> Msg:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _ANSWER_SECONDS
+        while (left := deadline - loop.time()) > 0:
+            with suppress(Silent):
+                return await self.ask(subject, payload, seconds=min(_ATTEMPT_SECONDS, left))
+        raise Silent(f"NATS did not answer within {_ANSWER_SECONDS:g} s")
 
     async def ask(
         self,
@@ -190,28 +206,30 @@ class Link:
 
         Raises as `publish` does. At most 1,000 messages.
         """
-        *some, last = messages
-        batch = f"{self._inbox.rpartition('.')[2]}-{self._number}"
+        name = f"{self._inbox.rpartition('.')[2]}-{self._number}"
+        attempts = count()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 while True:
-                    try:
-                        for number, message in enumerate(some, 1):
-                            headers = {**message.headers, **_batch_headers(batch, number)}
-                            if number == 1:  # its empty answer tells that the stream takes batches
-                                answer = await self.ask(message.subject, message.payload, headers)
-                                if answer.data:
-                                    _raise_refusal(orjson.loads(answer.data))
-                            else:
-                                await self._send(message.subject, message.payload, None, headers)
-                        headers = {**last.headers, **_batch_headers(batch, len(messages))}
-                        headers["Nats-Batch-Commit"] = "1"
-                        return _ack((await self.ask(last.subject, last.payload, headers)).data)
-                    except Leaderless:
-                        batch += "+"
-                        await pause()
+                    with suppress(Leaderless):
+                        # Numbered, not lengthened: a server takes a name of 64 characters at most.
+                        return await self._publish_batch(messages, f"{name}-{next(attempts)}")
+                    await pause()
         except TimeoutError:
             raise QueueError(f"NATS did not store a batch within {_ANSWER_SECONDS:g} s") from None
+
+    async def _publish_batch(self, messages: Sequence[Outgoing], batch: str) -> Ack:
+        *some, last = messages
+        for number, message in enumerate(some, 1):
+            headers = {**message.headers, **_batch_headers(batch, number)}
+            if number == 1:  # its empty answer tells that the stream takes batches
+                answer = await self.ask(message.subject, message.payload, headers)
+                if answer.data:
+                    _raise_refusal(orjson.loads(answer.data))
+            else:
+                await self._send(message.subject, message.payload, None, headers)
+        headers = {**last.headers, **_batch_headers(batch, len(messages)), "Nats-Batch-Commit": "1"}
+        return _ack((await self.ask(last.subject, last.payload, headers)).data)
 
     async def send(self, subject: str, payload: bytes) -> None:
         """Send without an answer, an acknowledgement for example. Raises `QueueError`."""
@@ -280,6 +298,6 @@ def _raise_refusal(found: Mapping[str, Any]) -> None:
     description = error.get("description", "refused without a reason")
     if number in _STREAM_FULL:
         raise QueueFull(f"NATS: {description}")
-    if code == 503 or number == _DUPLICATE_IN_PROCESS:
+    if code == 503 or number in (_DUPLICATE_IN_PROCESS, _INCOMPLETE_BATCH):
         raise Leaderless(f"NATS: {description}")
     raise ApiError(code, number, description)

@@ -120,8 +120,12 @@ class Roster:
     def books(self, name: str) -> Books:
         holding = self._holdings.get(name)
         account = self._around.accounts[name] if holding is None else holding.account()
+        # What we follow may come late, above all after a server died. Whoever delivers may then have settled
+        # events that we have not seen appended: they were owed all the same.
+        settled = [reader.watermark.sequence for reader in self.readers(name)[:1]]
+        number = max([self._around.log.ledger.number, *settled])
         return Books(
-            owed=self._around.log.ledger.number - account.start + account.backfilled,
+            owed=number - account.start + account.backfilled,
             delivered=account.delivered,
             filtered=account.filtered,
             dead=account.dead + account.discarded,
