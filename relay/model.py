@@ -118,10 +118,16 @@ class Event:
     """One audit record as a destination sees it."""
 
     id: str  # 32 hex digits, `-n` appended for the n-th twin inside its batch
-    line: bytes  # exactly as received, without its line end
-    format: Format
+    line: bytes  # exactly as received, without its line end, unless the destination asked for something else
+    format: Format  # of `line`
     source: str
     received_at: float  # seconds since the epoch
+    rewritten_from: bytes | None = None  # what was received, where `line` is not that
+
+    @property
+    def received(self) -> bytes:
+        """The line as it came, but for fields the destination must not see."""
+        return self.line if self.rewritten_from is None else self.rewritten_from
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,18 @@
 """The envelope of Splunk's HTTP Event Collector around one event.
 
 Owns the text of the envelope: its seven known keys (an unknown one makes Splunk drop events behind
-a 200), the event inside it byte for byte where it is a JSON object, and the time of the event. Knows
-nothing of requests or answers.
+a 200), the event inside it byte for byte where it is a JSON object. Knows nothing of requests or answers.
 """
 
 from __future__ import annotations
 
-import re
-from datetime import datetime
-
 import orjson
 
 from relay.destinations.framing import is_object, quoted
+from relay.konnect.times import happened_at
 from relay.model import Event
 
 _CPS_HEAD, _CPS_TAIL = b'{"event":', b"}"
-
-# Only thirteen digits are a time (2001 to 2286): Kong's documentation also prints `3958q3097698` and
-# fourteen. The first `rt` counts; one further on may stand in a value that the caller chose.
-_RT = re.compile(rb'(?:\|rt=| rt=|"rt":"?)(\d+)')
-_RT_DIGITS = 13
-
-# The stamp in front of a CEF line, or the same as JSON's field. Konnect's stamps are UTC; the form
-# of 2023 (`Apr 14 05:39:08`) has no year and is left to the arrival time.
-_STAMP = re.compile(rb'(?:^|"event_ts":")(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)')
 
 _TIME_BYTES = len("1750280466.889")
 _ID_BYTES = 36  # 32 hex digits and room for the number of a twin
@@ -49,8 +37,7 @@ class Envelope:
         `time` is the event's own, else that of its header, else when we received it; always as a
         plain decimal with three places, since Splunk 10 refuses exponents.
         """
-        milliseconds = moment(event)
-        time = b"%d.%03d" % divmod(milliseconds, 1000)
+        time = b"%d.%03d" % divmod(happened_at(event), 1000)
         return self._around(time, payload(event.line), event.id.encode())
 
     def _around(self, time: bytes, text: bytes, event_id: bytes) -> bytes:
@@ -69,17 +56,3 @@ def payload(line: bytes) -> bytes:
         if is_object(inner):
             return inner
     return line if is_object(line) else quoted(line)
-
-
-def moment(event: Event) -> int:
-    """When the event happened, in milliseconds since the epoch."""
-    rt = _RT.search(event.line)
-    if rt is not None and len(rt[1]) == _RT_DIGITS:
-        return int(rt[1])
-    stamp = _STAMP.search(event.line)
-    if stamp is not None:
-        try:
-            return round(datetime.fromisoformat(stamp[1].decode()).timestamp() * 1000)
-        except ValueError:  # the 31st of February
-            pass
-    return round(event.received_at * 1000)

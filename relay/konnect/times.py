@@ -1,13 +1,17 @@
 """When an event happened, as far as its own bytes say: the `rt` field in milliseconds.
 
-Only used to find an event again (`relay.queue.dedup`). What matters there is not that the time is
-right but that the same event always gives the same answer; an event without a usable `rt` has none.
+Two questions. `event_time` is asked to find an event again (`relay.queue.dedup`): what matters there is not
+that the time is right but that the same event always gives the same answer, and one without a usable `rt` has
+none. `happened_at` is asked to tell a destination, and always has an answer.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
+
+from relay.model import Event
 
 # Thirteen digits: 2001 to 2286. Kong's documentation also prints `3958q3097698` and 14 digits.
 _DIGITS = 13
@@ -15,6 +19,27 @@ _CEF_FIRST = b"|rt="  # Konnect writes rt right behind the header,
 _CEF_LATER = re.compile(rb" rt=(\d{13})")  # but warns not to depend on it
 _JSON_NUMBER = b'"rt":'
 _JSON_STRING = re.compile(rb'"rt":"(\d{13})')
+
+# The first `rt` counts; one further on may stand in a value that the caller chose.
+_RT = re.compile(rb'(?:\|rt=| rt=|"rt":"?)(\d+)')
+# The stamp in front of a CEF line, or the same as JSON's field. Konnect's stamps are UTC; the form
+# of 2023 (`Apr 14 05:39:08`) has no year and is left to the arrival time.
+_STAMP = re.compile(rb'(?:^|"event_ts":")(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)')
+
+
+def happened_at(event: Event) -> int:
+    """When the event happened, in milliseconds since the epoch: by itself, its header, or its arrival."""
+    line = event.received
+    rt = _RT.search(line)
+    if rt is not None and len(rt[1]) == _DIGITS:
+        return int(rt[1])
+    stamp = _STAMP.search(line)
+    if stamp is not None:
+        try:
+            return round(datetime.fromisoformat(stamp[1].decode()).timestamp() * 1000)
+        except ValueError:  # the 31st of February
+            pass
+    return round(event.received_at * 1000)
 
 
 def event_time(identity: bytes) -> int | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.destinations.hec_envelope import Envelope, moment, payload
+from relay.destinations.hec_envelope import Envelope, payload
 from relay.konnect.lines import format_of
 from relay.model import Event
 from tests.fakes.chunks import RECEIVED_AT, sample
@@ -89,26 +89,6 @@ def test_a_line_cannot_break_out(line: bytes) -> None:
 
     assert {"time", "event", "fields"} == parsed.keys()
     assert parsed["fields"] == {"event_id": "0" * 32}
-
-
-@pytest.mark.parametrize(
-    ("expected", "line"),
-    [
-        (1_750_280_466_889, sample("cef")[0]),
-        (1_750_280_466_889, sample("json")[0]),
-        (1_750_280_466_889, sample("cps")[0]),
-        (1_750_280_466_889, b'{"rt":"1750280466889"}'),
-        (1_750_280_496_000, b"2025-06-18T21:01:36Z konghq.com CEF:0|KongInc|Konnect|1.0|a|b|0|src=x"),
-        (1_750_280_496_000, b"2025-06-18T21:01:36Z konghq.com CEF:0|K|K|1.0|a|b|0|rt=16738287345642 src=x"),
-        (1_750_280_496_000, b'{"event_ts":"2025-06-18T21:01:36Z","rt":"3958q3097698"}'),
-        (1_750_280_500_250, b"2025-02-31T21:01:36Z konghq.com CEF:0|KongInc|Konnect|1.0|a|b|0|src=x"),
-        (1_750_280_500_250, b"Apr 14 05:39:08 konghq.com CEF:0|KongInc|Konnect|1.0|a|b|0|src=x"),
-        (1_750_280_500_250, b"not a record at all"),
-    ],
-)
-def test_moment(expected: int, line: bytes) -> None:
-    """The time is `rt`, else the header's stamp, else the arrival; a bad one never fails an event."""
-    assert moment(event(line)) == expected
 
 
 def test_time_has_three_decimals() -> None:
