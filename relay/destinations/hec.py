@@ -1,6 +1,6 @@
 """Sending to an HTTP Event Collector: what Splunk and LogScale have in common.
 
-Owns body and request. Which address, which credentials and what an answer means is the dialect's, in
+Owns the request. Which address, which credentials and what an answer means is the dialect's, in
 `splunk_hec` and `logscale`.
 """
 
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from yarl import URL
 
-from relay.batch import Chunk
 from relay.clock import Clock
 from relay.config.destination import BatchLimits
 from relay.config.types import Size, refusal
 from relay.destinations.base import Misconfigured, Outcome, ProbeReport
 from relay.destinations.classify import Reply, classify
 from relay.destinations.hec_envelope import Envelope
-from relay.destinations.http_client import HttpClient, zipped
 from relay.destinations.http_config import OptionalHeaderSecret, UrlConfig
+from relay.destinations.posting import Ask, Intake, PostingDestination
 
 
 class HecBatchLimits(BatchLimits):
@@ -66,66 +66,45 @@ class Dialect:
     health: URL | None = None  # answers without credentials
 
 
-class HecDestination:
-    """Sends to one collector."""
+def collector(config: HecConfig, dialect: Dialect, *, clock: Clock) -> PostingDestination:
+    """The destination for *config*, which speaks *dialect*."""
+    envelope = Envelope(
+        host=config.host, source=config.source, sourcetype=config.sourcetype, index=config.index
+    )
+    intake = Intake(
+        url=dialect.url,
+        content_type="application/json",
+        part=envelope.wrap,
+        body=b"\n".join,
+        judge=dialect.judge,
+        probe=partial(_probe, dialect),
+        overhead=envelope.overhead,
+        headers={**dialect.headers, "Authorization": _authorization(config, dialect.scheme)},
+    )
+    return PostingDestination(config, intake, clock=clock)
 
-    def __init__(self, config: HecConfig, dialect: Dialect, *, clock: Clock) -> None:
-        self._config = config
-        self._dialect = dialect
-        self._clock = clock
-        self._gzip = config.batch.compression == "gzip"
-        self._envelope = Envelope(
-            host=config.host, source=config.source, sourcetype=config.sourcetype, index=config.index
-        )
-        self._body_headers = {"Content-Type": "application/json"}
-        if self._gzip:
-            self._body_headers["Content-Encoding"] = "gzip"
-        headers = {**dialect.headers, "Authorization": _authorization(config, dialect.scheme)}
-        self._client = HttpClient(config, headers=headers)
 
-    def __repr__(self) -> str:
-        return f"<HecDestination {self._config.name}>"
+async def _probe(dialect: Dialect, ask: Ask, now: float) -> ProbeReport:
+    """Ask for its health where it has such an address, then post nothing to prove the token.
 
-    @property
-    def event_overhead(self) -> int:
-        return self._envelope.overhead
-
-    async def open(self) -> None:
-        await self._client.open()
-
-    async def send(self, chunk: Chunk) -> Outcome:
-        body = b"\n".join([self._envelope.wrap(event) for event in chunk.events()])
-        if self._gzip:
-            body = await zipped(body)
-        reply = await self._client.request("POST", self._dialect.url, body, self._body_headers)
-        if not isinstance(reply, Reply):
-            return reply
-        return self._dialect.judge(reply, len(chunk), self._clock.now())
-
-    async def probe(self) -> ProbeReport:
-        """Ask for its health where it has such an address, then post nothing to prove the token.
-
-        A collector looks at the token first: with a good one it complains of the missing event.
-        """
-        if self._dialect.health is not None:
-            health = await self._client.request("GET", self._dialect.health)
-            if not isinstance(health, Reply):
-                return ProbeReport(ok=False, detail=health.response.detail)
-            if health.status >= 500:
-                said = classify(health, now=self._clock.now()).response.detail
-                return ProbeReport(ok=False, detail=f"asked for its health it {said}")
-        reply = await self._client.request("POST", self._dialect.url)
-        if not isinstance(reply, Reply):
-            return ProbeReport(ok=False, detail=reply.response.detail)
-        if reply.status == 400 or reply.status in range(200, 300):
-            outcome = self._dialect.judge(reply, 0, self._clock.now())
-            if not isinstance(outcome, Misconfigured):
-                return ProbeReport(ok=True, detail="reachable, and the token is accepted")
-            return ProbeReport(ok=False, detail=outcome.response.detail)
-        return ProbeReport(ok=False, detail=classify(reply, now=self._clock.now()).response.detail)
-
-    async def close(self) -> None:
-        await self._client.close()
+    A collector looks at the token first: with a good one it complains of the missing event.
+    """
+    if dialect.health is not None:
+        health = await ask("GET", dialect.health)
+        if not isinstance(health, Reply):
+            return ProbeReport(ok=False, detail=health.response.detail)
+        if health.status >= 500:
+            said = classify(health, now=now).response.detail
+            return ProbeReport(ok=False, detail=f"asked for its health it {said}")
+    reply = await ask("POST", dialect.url)
+    if not isinstance(reply, Reply):
+        return ProbeReport(ok=False, detail=reply.response.detail)
+    if reply.status == 400 or reply.status in range(200, 300):
+        outcome = dialect.judge(reply, 0, now)
+        if not isinstance(outcome, Misconfigured):
+            return ProbeReport(ok=True, detail="reachable, and the token is accepted")
+        return ProbeReport(ok=False, detail=outcome.response.detail)
+    return ProbeReport(ok=False, detail=classify(reply, now=now).response.detail)
 
 
 def _authorization(config: HecConfig, scheme: str) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import io
 import os
 import ssl
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 import aiohttp
@@ -19,7 +20,7 @@ from yarl import URL
 from relay import __version__, gzipped
 from relay.destinations.base import Misconfigured, Transient
 from relay.destinations.classify import Reply
-from relay.destinations.http_config import UrlConfig, secrets_in
+from relay.destinations.http_config import UrlConfig, credential_parts, secrets_in
 from relay.model import Response
 from relay.tls import client_context
 
@@ -43,6 +44,9 @@ _ALERTS_ABOUT_US = frozenset(
 )
 
 _SHORTEST_SECRET = 4  # blotting out anything shorter would only make answers unreadable
+_PASSING_SECRETS = (
+    8  # the last ones: an answer may repeat the token before the present one, hardly older ones
+)
 
 
 async def zipped(body: bytes) -> bytes:
@@ -69,9 +73,8 @@ class HttpClient:
             "Accept-Encoding": "identity",  # an answer is read by its first bytes
             **headers,
         }
-        unspeakable = secrets_in(config.address(), headers).union(secrets)
-        self._secrets = [text.encode() for text in unspeakable if len(text) >= _SHORTEST_SECRET]
-        self._secrets.sort(key=len, reverse=True)  # `Bearer x` before the `x` inside it
+        self._secrets = _longest_first(secrets_in(config.address(), headers).union(secrets))
+        self._passing: deque[str] = deque(maxlen=_PASSING_SECRETS)
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -92,10 +95,24 @@ class HttpClient:
             await self._session.close()
             self._session = None
 
+    def keep_secret(self, value: str) -> None:
+        """Blot out a header's *value* too, one that was not known in the beginning, e.g. a token."""
+        if value not in self._passing:
+            self._passing.append(value)
+
     async def request(
-        self, method: str, url: URL, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        url: URL,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        max_answer: int = BODY_LIMIT,
     ) -> Reply | Transient | Misconfigured:
-        """Send one request and return what was answered, or why nothing usable was."""
+        """Send one request and return what was answered, or why nothing usable was.
+
+        Of the answer *max_answer* bytes are read.
+        """
         if self._session is None:
             raise RuntimeError("request before open")
         data = body if len(body) <= _BARE_BYTES else io.BytesIO(body)
@@ -103,7 +120,7 @@ class HttpClient:
             async with self._session.request(
                 method, url, data=data, headers=headers, allow_redirects=False
             ) as response:
-                answer = await _beginning(response)
+                answer = await _beginning(response, max_answer)
                 return Reply(response.status, response.headers.get("Retry-After"), self._blot(answer))
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             return _no_answer(error, self._timeout)
@@ -111,20 +128,26 @@ class HttpClient:
             return Misconfigured(Response("the address cannot be used: it is not a valid URL"))
 
     def _blot(self, text: bytes) -> bytes:
-        for secret in self._secrets:
+        for secret in (*_longest_first(set().union(*map(credential_parts, self._passing))), *self._secrets):
             text = text.replace(secret, b"<secret>")
         return text
 
 
-async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """The first `BODY_LIMIT` bytes of the body; a longer one costs the connection, not memory.
+def _longest_first(secrets: set[str]) -> list[bytes]:
+    """`Bearer x` before the `x` inside it."""
+    found = [text.encode() for text in secrets if len(text) >= _SHORTEST_SECRET]
+    return sorted(found, key=len, reverse=True)
+
+
+async def _beginning(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The first *limit* bytes of the body; a longer one costs the connection, not memory.
 
     A refusal stands even when its body breaks off (servers that answer 413 while the request is
     still being written often reset). A success that breaks off does not: its body may say otherwise.
     """
     body = bytearray()
     try:
-        while (room := BODY_LIMIT - len(body)) and (part := await response.content.read(room)):
+        while (room := limit - len(body)) and (part := await response.content.read(room)):
             body += part
     except (aiohttp.ClientError, OSError):
         if response.status < 400:

@@ -94,12 +94,14 @@ class Basic(Section):
 
 
 def secrets_in(url: URL, headers: Mapping[str, str]) -> set[str]:
-    """The parts of a request that must not come back to us in an error page.
-
-    Of a credential such as `Bearer x` also the `x` alone.
-    """
+    """The parts of a request that must not come back to us in an error page."""
     secrets = {url.raw_path_qs, *url.query.values()}
     secrets.update(part for part in url.raw_parts if len(part) >= _TELLING)
     for value in headers.values():
-        secrets.update({value, value.split(" ")[-1]})
+        secrets |= credential_parts(value)
     return secrets
+
+
+def credential_parts(value: str) -> set[str]:
+    """A header's value, and of one such as `Bearer x` also the `x` alone."""
+    return {value, value.rsplit(" ", maxsplit=1)[-1]}

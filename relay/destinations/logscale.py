@@ -13,7 +13,8 @@ from pydantic import Field
 from relay.clock import Clock
 from relay.destinations.base import Outcome
 from relay.destinations.classify import Reply, classify
-from relay.destinations.hec import Dialect, HecConfig, HecDestination
+from relay.destinations.hec import Dialect, HecConfig, collector
+from relay.destinations.posting import PostingDestination
 
 _INGEST = "/api/v1/ingest/hec"
 
@@ -24,7 +25,7 @@ class LogScaleConfig(HecConfig):
     type: Literal["logscale"] = Field(description="LogScale or Next-Gen SIEM.")
 
 
-def logscale(config: LogScaleConfig, *, clock: Clock) -> HecDestination:
+def logscale(config: LogScaleConfig, *, clock: Clock) -> PostingDestination:
     """The destination for *config*.
 
     A URL with a path is a connector's address and used as it is; LogScale's own base URL has none.
@@ -32,7 +33,7 @@ def logscale(config: LogScaleConfig, *, clock: Clock) -> HecDestination:
     url = config.address()
     if url.raw_path in {"", "/"}:
         url = url.with_path(_INGEST, keep_query=True)
-    return HecDestination(config, Dialect(scheme="Bearer", url=url, judge=judge), clock=clock)
+    return collector(config, Dialect(scheme="Bearer", url=url, judge=judge), clock=clock)
 
 
 def judge(reply: Reply, count: int, now: float) -> Outcome:

@@ -17,7 +17,8 @@ from pydantic import Field
 from relay.clock import Clock
 from relay.destinations.base import Delivered, Misconfigured, Outcome, Partial, Rejection
 from relay.destinations.classify import Reply, classify, respond
-from relay.destinations.hec import Dialect, HecConfig, HecDestination
+from relay.destinations.hec import Dialect, HecConfig, collector
+from relay.destinations.posting import PostingDestination
 from relay.model import Reason
 
 _COLLECTOR = "/services/collector"
@@ -55,7 +56,7 @@ class SplunkHecConfig(HecConfig):
     )
 
 
-def splunk_hec(config: SplunkHecConfig, *, clock: Clock) -> HecDestination:
+def splunk_hec(config: SplunkHecConfig, *, clock: Clock) -> PostingDestination:
     """The destination for *config*."""
     base = config.address()
     # People paste the whole address; what stands before the collector's own path may be a proxy's.
@@ -68,7 +69,7 @@ def splunk_hec(config: SplunkHecConfig, *, clock: Clock) -> HecDestination:
         # Needed by tokens with acknowledgement, ignored by others. The same after a restart.
         headers={"X-Splunk-Request-Channel": str(uuid.uuid5(uuid.NAMESPACE_URL, config.name))},
     )
-    return HecDestination(config, dialect, clock=clock)
+    return collector(config, dialect, clock=clock)
 
 
 @dataclass(frozen=True, slots=True)

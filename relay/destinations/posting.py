@@ -1,0 +1,168 @@
+"""Posting events to a vendor's intake: what every vendor that takes wrapped events over HTTP has in common.
+
+Owns the order of things: write the events, put them into one body, send it, have the answer judged. What
+an event looks like and what an answer means is the vendor's, told by an `Intake`. Plain lines do not
+come through here: `http` and `sumologic` send them as they lie in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from yarl import URL
+
+from relay.batch import Chunk
+from relay.clock import Clock
+from relay.destinations.base import (
+    Delivered,
+    Misconfigured,
+    Outcome,
+    Partial,
+    ProbeReport,
+    Throttled,
+    Transient,
+)
+from relay.destinations.classify import Reply
+from relay.destinations.http_client import BODY_LIMIT, HttpClient, zipped
+from relay.destinations.http_config import UrlConfig
+from relay.model import Event
+
+NoReply = Throttled | Transient | Misconfigured
+"""Why there is no answer to judge."""
+
+
+class Ask(Protocol):
+    """Sends one request with the destination's credentials; what `Intake.probe` is given."""
+
+    async def __call__(
+        self, method: str, url: URL, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Reply | NoReply: ...
+
+
+class Credentials(Protocol):
+    """Credentials that change while the relay runs, e.g. OAuth tokens."""
+
+    async def headers(self) -> Mapping[str, str] | NoReply:
+        """What proves who we are at present; fetched where there is none or it is about to expire."""
+        ...
+
+    def refused(self) -> None:
+        """The destination answered 401 to the last ones: do not offer them again."""
+        ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Where a vendor takes events, in which writing, and how to read what it answers."""
+
+    url: URL
+    content_type: str
+    part: Callable[[Event], bytes]  # one event in the vendor's writing
+    body: Callable[[Sequence[bytes]], bytes]  # the parts of a request put together
+    judge: Callable[[Reply, int, float], Outcome]  # the answer, how many events were sent, now
+    probe: Callable[[Ask, float], Awaitable[ProbeReport]]  # now, to read a `Retry-After` by
+    overhead: int  # bytes that `part` and `body` add to an event's line, escapes not counted
+    headers: Mapping[str, str] = field(default_factory=dict)
+    max_body: int | None = None  # bytes the vendor takes before compression; None: `batch.max_bytes` will do
+    max_answer: int = BODY_LIMIT  # bytes of an answer that are needed to judge it
+
+
+class PostingDestination:
+    """Sends to one intake."""
+
+    def __init__(
+        self, config: UrlConfig, intake: Intake, *, clock: Clock, credentials: Credentials | None = None
+    ) -> None:
+        self._name = config.name
+        self._intake = intake
+        self._clock = clock
+        self._credentials = credentials
+        self._gzip = config.batch.compression == "gzip"
+        self._body_headers = {"Content-Type": intake.content_type}
+        if self._gzip:
+            self._body_headers["Content-Encoding"] = "gzip"
+        self._client = HttpClient(config, headers=intake.headers)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
+    @property
+    def event_overhead(self) -> int:
+        return self._intake.overhead
+
+    async def open(self) -> None:
+        await self._client.open()
+        if self._credentials is not None:
+            await self._credentials.open()
+
+    async def send(self, chunk: Chunk) -> Outcome:
+        parts = self._fitting([self._intake.part(event) for event in chunk.events()])
+        body = self._intake.body(parts)
+        if self._gzip:
+            body = await zipped(body)
+        reply = await self._ask("POST", self._intake.url, body, self._body_headers)
+        if not isinstance(reply, Reply):
+            return reply
+        outcome = self._intake.judge(reply, len(parts), self._clock.now())
+        if isinstance(outcome, Delivered) and len(parts) < len(chunk):
+            return Partial(outcome.response, tuple(range(len(parts))), ())
+        return outcome
+
+    async def probe(self) -> ProbeReport:
+        return await self._intake.probe(self._ask, self._clock.now())
+
+    async def close(self) -> None:
+        await self._client.close()
+        if self._credentials is not None:
+            await self._credentials.close()
+
+    def _fitting(self, parts: list[bytes]) -> list[bytes]:
+        """As many of the first parts as the vendor takes in one request, at least one.
+
+        Chunks are cut by the length of lines, and wrapping may add more than `overhead` tells: escapes,
+        base64. The rest is sent in a request of its own right after this one.
+        """
+        limit = self._intake.max_body
+        if limit is None:
+            return parts
+        size = 0
+        for n, part in enumerate(parts):
+            size += len(part) + 1
+            if n and size > limit:
+                return parts[:n]
+        return parts
+
+    async def _ask(
+        self, method: str, url: URL, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Reply | NoReply:
+        """One request; a second one with fresh credentials where the first ones were refused."""
+        if self._credentials is None:
+            return await self._client.request(method, url, body, headers, max_answer=self._intake.max_answer)
+        reply = await self._ask_as(self._credentials, method, url, body, headers)
+        if isinstance(reply, Reply) and reply.status == 401:
+            self._credentials.refused()
+            reply = await self._ask_as(self._credentials, method, url, body, headers)
+        return reply
+
+    async def _ask_as(
+        self,
+        credentials: Credentials,
+        method: str,
+        url: URL,
+        body: bytes,
+        headers: Mapping[str, str] | None,
+    ) -> Reply | NoReply:
+        ours = await credentials.headers()
+        if not isinstance(ours, Mapping):
+            return ours
+        for value in ours.values():
+            self._client.keep_secret(value)
+        return await self._client.request(
+            method, url, body, {**(headers or {}), **ours}, max_answer=self._intake.max_answer
+        )
