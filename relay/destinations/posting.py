@@ -21,13 +21,14 @@ from relay.destinations.base import (
     Outcome,
     Partial,
     ProbeReport,
+    Rejection,
     Throttled,
     Transient,
 )
 from relay.destinations.classify import Reply
 from relay.destinations.http_client import BODY_LIMIT, HttpClient, zipped
 from relay.destinations.http_config import UrlConfig
-from relay.model import Event
+from relay.model import Event, Reason, Response
 
 NoReply = Throttled | Transient | Misconfigured
 """Why there is no answer to judge."""
@@ -70,7 +71,9 @@ class Intake:
     overhead: int  # bytes that `part` and `body` add to an event's line, escapes not counted
     headers: Mapping[str, str] = field(default_factory=dict)
     max_body: int | None = None  # bytes the vendor takes before compression; None: `batch.max_bytes` will do
+    max_part: int | None = None  # bytes of one event the vendor would cut short behind a success
     max_answer: int = BODY_LIMIT  # bytes of an answer that are needed to judge it
+    secrets: Sequence[str] = ()  # to blot out of answers, besides the headers and the URL
 
 
 class PostingDestination:
@@ -87,7 +90,7 @@ class PostingDestination:
         self._body_headers = {"Content-Type": intake.content_type}
         if self._gzip:
             self._body_headers["Content-Encoding"] = "gzip"
-        self._client = HttpClient(config, headers=intake.headers)
+        self._client = HttpClient(config, headers=intake.headers, secrets=intake.secrets)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
@@ -102,7 +105,10 @@ class PostingDestination:
             await self._credentials.open()
 
     async def send(self, chunk: Chunk) -> Outcome:
-        parts = self._fitting([self._intake.part(event) for event in chunk.events()])
+        parts = [self._intake.part(event) for event in chunk.events()]
+        if oversize := self._leading_oversize(parts):
+            return oversize
+        parts = self._fitting(parts)
         body = self._intake.body(parts)
         if self._gzip:
             body = await zipped(body)
@@ -129,14 +135,28 @@ class PostingDestination:
         base64. The rest is sent in a request of its own right after this one.
         """
         limit = self._intake.max_body
-        if limit is None:
-            return parts
         size = 0
         for n, part in enumerate(parts):
             size += len(part) + 1
-            if n and size > limit:
+            if n and ((limit is not None and size > limit) or self._is_oversize(part)):
                 return parts[:n]
         return parts
+
+    def _leading_oversize(self, parts: Sequence[bytes]) -> Partial | None:
+        """A refusal of our own for the first events, where the vendor would silently cut them short.
+
+        Those behind them are sent right after this; one in the middle ends its request and then stands first.
+        """
+        refusals: list[Rejection] = []
+        for n, part in enumerate(parts):
+            if not self._is_oversize(part):
+                break
+            detail = f"not sent: {len(part)} bytes, of which the destination keeps {self._intake.max_part}"
+            refusals.append(Rejection(n, Reason.TOO_LARGE, detail))
+        return Partial(Response(refusals[0].detail), (), tuple(refusals)) if refusals else None
+
+    def _is_oversize(self, part: bytes) -> bool:
+        return self._intake.max_part is not None and len(part) > self._intake.max_part
 
     async def _ask(
         self, method: str, url: URL, body: bytes = b"", headers: Mapping[str, str] | None = None

@@ -98,6 +98,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "sumologic": HTTP | {"type": "sumologic"},
     "splunk_hec": SPLUNK,
     "logscale": SPLUNK | {"type": "logscale"},
+    "elasticsearch": HTTP | {"type": "elasticsearch", "api_key": "s3cret"},
     "file": {"name": "siem", "type": "file", "path": "/var/log/konnect/audit.ndjson"},
 }
 

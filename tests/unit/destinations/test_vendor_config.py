@@ -1,0 +1,35 @@
+"""What the settings of single vendors refuse, without a word of a secret."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from relay.destinations.registry import CONFIG_TYPES
+
+BASE: dict[str, dict[str, object]] = {
+    "elasticsearch": {"url": "https://siem.example.com/s3cret"},
+}
+
+
+@pytest.mark.parametrize(
+    ("type_name", "settings", "message"),
+    [
+        ("elasticsearch", {"bearer": "s3cret", "api_key": "s3cret"}, "at most one way to authenticate"),
+        ("elasticsearch", {"bearer": "s3cret", "authorization": "s3cret"}, "at most one way to authenticate"),
+        ("elasticsearch", {"api_key": "id:s3cret"}, "the `encoded` value of `api_key`, not `id:key`"),
+        ("elasticsearch", {"api_key": "s3cret\n"}, "one line of Latin-1"),
+        ("elasticsearch", {"index": "logs-*"}, "String should match"),
+        ("elasticsearch", {"index": "_all"}, "String should match"),
+        ("elasticsearch", {"index": "a/_bulk?b"}, "String should match"),
+        ("elasticsearch", {"pipeline": ""}, "at least 1 character"),
+    ],
+)
+def test_refused(type_name: str, settings: dict[str, object], message: str) -> None:
+    """A request that could not be made well is refused when the configuration is read."""
+    whole = {"name": "siem", "type": type_name, **BASE[type_name], **settings}
+    with pytest.raises(ValidationError) as caught:
+        CONFIG_TYPES[type_name].model_validate(whole)
+
+    assert message in str(caught.value)
+    assert "s3cr" not in str(caught.value)
