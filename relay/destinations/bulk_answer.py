@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Self
 
-import orjson
-
 from relay.destinations.base import (
     Delivered,
     Misconfigured,
@@ -23,7 +21,7 @@ from relay.destinations.base import (
     TooLarge,
     Transient,
 )
-from relay.destinations.classify import Reply, classify, respond, retry_after
+from relay.destinations.classify import Reply, classify, json_object, respond, retry_after
 from relay.destinations.http_client import BODY_LIMIT
 from relay.model import Reason
 
@@ -185,15 +183,6 @@ def _error(error: object) -> tuple[str, str]:
     if isinstance(cause, dict) and cause.get("reason"):
         reason = f"{reason}: {_text(cause['reason'])}"
     return _text(error.get("type")), reason
-
-
-def json_object(body: bytes) -> dict[str, object]:
-    """The object that *body* is; an empty one where it is none."""
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _text(value: object) -> str:

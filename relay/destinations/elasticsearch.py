@@ -18,8 +18,8 @@ from relay.clock import Clock
 from relay.config.destination import BatchLimits
 from relay.config.types import Size, refusal
 from relay.destinations.base import ProbeReport
-from relay.destinations.bulk_answer import json_object, judge
-from relay.destinations.classify import Reply, classify
+from relay.destinations.bulk_answer import judge
+from relay.destinations.classify import Reply, classify, json_object
 from relay.destinations.framing import is_object, quoted
 from relay.destinations.http_config import AuthorizedConfig, OptionalHeaderSecret
 from relay.destinations.posting import Ask, Intake, PostingDestination

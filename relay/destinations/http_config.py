@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 from yarl import URL
@@ -79,6 +79,11 @@ class UrlConfig(DestinationConfig):
     def address(self) -> URL:
         """The URL as it was written: `%2F` stays `%2F`."""
         return URL(self.url.reveal(), encoded=True)
+
+
+def left_out(schema: dict[str, Any]) -> None:
+    """For `json_schema_extra` of a field whose default follows from another one: show none."""
+    schema.pop("default", None)
 
 
 class Basic(Section):

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from relay.clock import Clock
 from relay.config.destination import DestinationConfig
 from relay.destinations.base import Destination
+from relay.destinations.datadog import DatadogConfig, datadog
 from relay.destinations.elasticsearch import ElasticsearchConfig, elasticsearch
 from relay.destinations.file import FileConfig, FileDestination
 from relay.destinations.http import HttpConfig, HttpDestination
@@ -32,6 +33,7 @@ DESTINATIONS: Mapping[str, DestinationType] = MappingProxyType(
         "splunk_hec": DestinationType(SplunkHecConfig, splunk_hec),
         "logscale": DestinationType(LogScaleConfig, logscale),
         "elasticsearch": DestinationType(ElasticsearchConfig, elasticsearch),
+        "datadog": DestinationType(DatadogConfig, datadog),
         "file": DestinationType(FileConfig, FileDestination),
     }
 )

@@ -121,6 +121,14 @@ KINDS = [
         healthy=cluster_health,
         probes=(b"", b'{"index":[{"names":["logs-kong.audit-default"],"privileges":["create_doc"]}]}'),
     ),
+    Kind(
+        "datadog",
+        "datadog",
+        {"api_key": "api-key-0123", "tags": ["env:prod", "team:platform"]},
+        secrets=("api-key-0123",),
+        success=b"{}",
+        success_status=202,
+    ),
 ]
 
 every_kind = pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.label) for kind in KINDS])

@@ -99,6 +99,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "splunk_hec": SPLUNK,
     "logscale": SPLUNK | {"type": "logscale"},
     "elasticsearch": HTTP | {"type": "elasticsearch", "api_key": "s3cret"},
+    "datadog": {"name": "siem", "type": "datadog", "api_key": "s3cret"},
     "file": {"name": "siem", "type": "file", "path": "/var/log/konnect/audit.ndjson"},
 }
 

@@ -9,6 +9,7 @@ from relay.destinations.registry import CONFIG_TYPES
 
 BASE: dict[str, dict[str, object]] = {
     "elasticsearch": {"url": "https://siem.example.com/s3cret"},
+    "datadog": {"api_key": "s3cret"},
 }
 
 
@@ -23,6 +24,14 @@ BASE: dict[str, dict[str, object]] = {
         ("elasticsearch", {"index": "_all"}, "String should match"),
         ("elasticsearch", {"index": "a/_bulk?b"}, "String should match"),
         ("elasticsearch", {"pipeline": ""}, "at least 1 character"),
+        ("datadog", {"api_key": ""}, "must not be empty"),
+        ("datadog", {"api_key": "s3cret\n"}, "one line of Latin-1"),
+        ("datadog", {"site": "https://app.datadoghq.com"}, "String should match"),
+        ("datadog", {"site": "datadoghq.com/s3cret"}, "String should match"),
+        ("datadog", {"site": 5}, "valid string"),
+        ("datadog", {"url": "ftp://s3cret"}, "expected a URL such as"),
+        ("datadog", {"tags": ["env:prod,team:s3cret"]}, "String should match"),
+        ("datadog", {"batch": {"max_events": 1001}}, "less than or equal to 1000"),
     ],
 )
 def test_refused(type_name: str, settings: dict[str, object], message: str) -> None:
