@@ -14,6 +14,7 @@ from relay.destinations.elasticsearch import ElasticsearchConfig, elasticsearch
 from relay.destinations.file import FileConfig, FileDestination
 from relay.destinations.http import HttpConfig, HttpDestination
 from relay.destinations.logscale import LogScaleConfig, logscale
+from relay.destinations.loki import LokiConfig, loki
 from relay.destinations.splunk_hec import SplunkHecConfig, splunk_hec
 from relay.destinations.sumologic import SumoLogicConfig, SumoLogicDestination
 
@@ -34,6 +35,7 @@ DESTINATIONS: Mapping[str, DestinationType] = MappingProxyType(
         "logscale": DestinationType(LogScaleConfig, logscale),
         "elasticsearch": DestinationType(ElasticsearchConfig, elasticsearch),
         "datadog": DestinationType(DatadogConfig, datadog),
+        "loki": DestinationType(LokiConfig, loki),
         "file": DestinationType(FileConfig, FileDestination),
     }
 )

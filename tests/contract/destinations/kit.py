@@ -129,6 +129,15 @@ KINDS = [
         success=b"{}",
         success_status=202,
     ),
+    Kind(
+        "loki",
+        "loki",
+        {"basic": {"username": "123456", "password": "pa55word"}, "tenant": "security"},
+        path="/collector-0123456789abcdef",
+        secrets=("pa55word", "MTIzNDU2OnBhNTV3b3Jk"),
+        success_status=204,
+        probes=(b'{"streams":[]}',),
+    ),
 ]
 
 every_kind = pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.label) for kind in KINDS])

@@ -10,6 +10,7 @@ from relay.destinations.registry import CONFIG_TYPES
 BASE: dict[str, dict[str, object]] = {
     "elasticsearch": {"url": "https://siem.example.com/s3cret"},
     "datadog": {"api_key": "s3cret"},
+    "loki": {"url": "https://siem.example.com/s3cret"},
 }
 
 
@@ -24,6 +25,12 @@ BASE: dict[str, dict[str, object]] = {
         ("elasticsearch", {"index": "_all"}, "String should match"),
         ("elasticsearch", {"index": "a/_bulk?b"}, "String should match"),
         ("elasticsearch", {"pipeline": ""}, "at least 1 character"),
+        ("loki", {"labels": {}}, "at least 1 item"),
+        ("loki", {"labels": {"a-b": "c"}}, "String should match"),
+        ("loki", {"labels": {"a": ""}}, "at least 1 character"),
+        ("loki", {"labels": {f"l{n}": "x" for n in range(16)}}, "at most 15 items"),
+        ("loki", {"tenant": "a\nb"}, "one line of Latin-1"),
+        ("loki", {"basic": {"username": "a", "password": "s3cret"}, "bearer": "s3cret"}, "at most one way"),
         ("datadog", {"api_key": ""}, "must not be empty"),
         ("datadog", {"api_key": "s3cret\n"}, "one line of Latin-1"),
         ("datadog", {"site": "https://app.datadoghq.com"}, "String should match"),
