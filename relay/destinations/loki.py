@@ -45,7 +45,7 @@ _NS_PER_MS = 1_000_000
 # The messages in grafana/loki, pkg/validation/validate.go, from their beginning. Several come in a row and
 # counted, `3 errors like: …; 1 errors like: …`. They quote labels, which are ours, and times, but no line.
 _SETUP = re.compile(
-    rb"""(?:^|;\ |errors\ like:\ )(?:
+    rb"""
         error\ at\ least\ one\ label\ pair\ is\ required
         | error\ parsing\ labels
         | missing\ required\ labels
@@ -54,12 +54,11 @@ _SETUP = re.compile(
         | stream\ '.*?'\ has\ (?:label\ (?:name|value)\ too\ long|duplicate\ label\ name)
         | stream\ '.*?'\ (?:includes|has\ too\ many)\ structured\ metadata
         | stream\ '.*?'\ has\ structured\ metadata\ too\ large
-    )""",
-    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
-_TOO_LONG = re.compile(
-    rb"(?:^|; |errors like: )max entry size '?\d+'? bytes exceeded", re.IGNORECASE | re.MULTILINE
-)
+_TOO_LONG = re.compile(rb"max entry size '?\d+'? bytes exceeded", re.IGNORECASE)
+_BETWEEN = re.compile(rb"(?:^|; |\n)\s*(?:\d+ errors like: )?")
 _ALIKE = re.compile(rb"(?:^|; )(\d{1,9}) errors like: ", re.MULTILINE)
 _IGNORED = re.compile(rb"total ignored: (\d{1,9}) out of \d")
 _DETAIL_LENGTH = 300
@@ -156,18 +155,19 @@ def judge(reply: Reply, count: int, now: float) -> Outcome:
 
     Only 204 is success: 260, or any other status an operator chose, says that ingestion is blocked.
     """
-    if (reply.status == 400 or reply.status in ANY_2XX) and _SETUP.search(reply.body):
+    messages = _BETWEEN.split(reply.body)
+    if (reply.status == 400 or reply.status in ANY_2XX) and any(map(_SETUP.match, messages)):
         return Misconfigured(respond(reply, "it blames labels, metadata or a block, not an event"))
     if reply.status == 260:
         return Misconfigured(respond(reply, "ingestion is blocked, nothing is stored"))
     if reply.status == 400:
-        return _judge_refusal(reply, count)
+        return _judge_refusal(reply, messages, count)
     return classify(reply, now=now, success={204})
 
 
-def _judge_refusal(reply: Reply, count: int) -> Outcome:
+def _judge_refusal(reply: Reply, messages: Sequence[bytes], count: int) -> Outcome:
     """Loki stored the valid entries and does not say which these are, unless there were none."""
-    if _TOO_LONG.search(reply.body):
+    if any(map(_TOO_LONG.match, messages)):
         return TooLarge(respond(reply, "a line is longer than it takes"))
     if _refused(reply.body) < count:
         return Rejected(respond(reply, "it refuses some entries and stores the others"))

@@ -15,6 +15,7 @@ from relay.destinations.file import FileConfig, FileDestination
 from relay.destinations.http import HttpConfig, HttpDestination
 from relay.destinations.logscale import LogScaleConfig, logscale
 from relay.destinations.loki import LokiConfig, loki
+from relay.destinations.newrelic import NewRelicConfig, newrelic
 from relay.destinations.splunk_hec import SplunkHecConfig, splunk_hec
 from relay.destinations.sumologic import SumoLogicConfig, SumoLogicDestination
 
@@ -36,6 +37,7 @@ DESTINATIONS: Mapping[str, DestinationType] = MappingProxyType(
         "elasticsearch": DestinationType(ElasticsearchConfig, elasticsearch),
         "datadog": DestinationType(DatadogConfig, datadog),
         "loki": DestinationType(LokiConfig, loki),
+        "newrelic": DestinationType(NewRelicConfig, newrelic),
         "file": DestinationType(FileConfig, FileDestination),
     }
 )

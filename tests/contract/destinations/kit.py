@@ -138,6 +138,14 @@ KINDS = [
         success_status=204,
         probes=(b'{"streams":[]}',),
     ),
+    Kind(
+        "newrelic",
+        "newrelic",
+        {"license_key": "license-key-0123", "attributes": {"env": "prod"}},
+        secrets=("license-key-0123",),
+        success=b'{"requestId":"aa2cb7d3-0001-b000-0000-0173ad2ea9c8"}',
+        success_status=202,
+    ),
 ]
 
 every_kind = pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.label) for kind in KINDS])

@@ -101,6 +101,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "elasticsearch": HTTP | {"type": "elasticsearch", "api_key": "s3cret"},
     "datadog": {"name": "siem", "type": "datadog", "api_key": "s3cret"},
     "loki": HTTP | {"type": "loki", "tenant": "security", "bearer": "s3cret"},
+    "newrelic": {"name": "siem", "type": "newrelic", "license_key": "s3cret"},
     "file": {"name": "siem", "type": "file", "path": "/var/log/konnect/audit.ndjson"},
 }
 

@@ -11,6 +11,7 @@ BASE: dict[str, dict[str, object]] = {
     "elasticsearch": {"url": "https://siem.example.com/s3cret"},
     "datadog": {"api_key": "s3cret"},
     "loki": {"url": "https://siem.example.com/s3cret"},
+    "newrelic": {"license_key": "s3cret"},
 }
 
 
@@ -31,6 +32,10 @@ BASE: dict[str, dict[str, object]] = {
         ("loki", {"labels": {f"l{n}": "x" for n in range(16)}}, "at most 15 items"),
         ("loki", {"tenant": "a\nb"}, "one line of Latin-1"),
         ("loki", {"basic": {"username": "a", "password": "s3cret"}, "bearer": "s3cret"}, "at most one way"),
+        ("newrelic", {"region": "mars"}, "'us', 'eu', 'jp' or 'gov'"),
+        ("newrelic", {"license_key": ""}, "must not be empty"),
+        ("newrelic", {"license_key": "s3cret\n"}, "one line of Latin-1"),
+        ("newrelic", {"url": "ftp://s3cret"}, "expected a URL such as"),
         ("datadog", {"api_key": ""}, "must not be empty"),
         ("datadog", {"api_key": "s3cret\n"}, "one line of Latin-1"),
         ("datadog", {"site": "https://app.datadoghq.com"}, "String should match"),
