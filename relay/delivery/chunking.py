@@ -153,7 +153,8 @@ class Work:
             if not self.stretches[n].continues(self.stretches[n - 1]):
                 yield self.stretches[first:n]
                 first = n
-        yield self.stretches[first:]
+        if self.stretches:
+            yield self.stretches[first:]
 
 
 def _compact(indices: list[int]) -> range | tuple[int, ...]:

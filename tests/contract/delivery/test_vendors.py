@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import orjson
 import pytest
 
@@ -14,6 +16,14 @@ from tests.fakes.vendors import POISON, Cluster, Ingester
 GOOD = lines(60)
 BAD = [f"{POISON} {n}".encode() for n in range(3)]
 MIXED = [*GOOD[:20], BAD[0], *GOOD[20:35], *BAD[1:], *GOOD[35:]]
+
+
+@pytest.fixture(autouse=True)
+async def nothing_crashed(rig: Rig) -> AsyncIterator[None]:
+    """A bug in delivery is survived and logged, so that a test would not notice it otherwise."""
+    yield
+    await rig.stop()
+    assert not [line for line in rig.log_lines() if b"delivery.crashed" in line]
 
 
 async def test_elasticsearch_in_all_its_moods(rig: Rig, siem: Siem) -> None:
