@@ -102,6 +102,10 @@ class HttpConfig(UrlConfig):
             raise refusal("a header is named twice in `headers`")
         if self.passthrough_gzip and self.framing != "lines":
             raise refusal("`passthrough_gzip` needs `framing: lines`")
+        if self.passthrough_gzip and (self.format != "source" or self.redact is not None):
+            raise refusal(
+                "`passthrough_gzip` sends what is stored, so it goes with neither `format` nor `redact`"
+            )
         return self
 
     def request_headers(self) -> dict[str, str]:

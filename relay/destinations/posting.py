@@ -114,6 +114,10 @@ class PostingDestination:
             return Partial(outcome.response, tuple(range(len(parts))), ())
         return outcome
 
+    def part(self, event: Event) -> bytes:
+        """One event as it stands in a request's body."""
+        return self._intake.part(event)
+
     async def probe(self) -> ProbeReport:
         return await self._intake.probe(self._ask, self._clock.now())
 

@@ -437,7 +437,9 @@ async def test_nobody_waits_for_ever_for_one_that_should_go_first(replicas: Repl
     work(one, ("splunk", "sumo"))
 
     async def has_both() -> bool:
-        await replicas.pass_(1)  # its patience begins when it has heard of the other one, which takes real time
+        await replicas.pass_(
+            1
+        )  # its patience begins when it has heard of the other one, which takes real time
         return one.delivers_to() == {"splunk", "sumo"}
 
     await until(has_both, LIMIT)

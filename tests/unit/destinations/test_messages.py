@@ -1,0 +1,102 @@
+"""What people get to read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from relay.destinations.messages import Message, pagerduty, slack, teams
+from tests.fakes.chunks import chunk_of, sample
+
+DENIED = (
+    b"2025-06-18T21:02:36Z konghq.com CEF:0|KongInc|Konnect|1.0|konnect|Authz.portals|6|rt=1750280466889 "
+    b"src=203.0.113.7 action=list granted=false org_id=o principal_id=p1 actor_id= trace_id=1 user_agent=curl "
+    b"sig=x"
+)
+LOCKED = (
+    b'{"event_class_id":"AUTHENTICATION_TYPE_SSO","name":"AUTHENTICATION_OUTCOME_LOCKED","principal_id":"p2",'
+    b'"principal_name":"Ann <ann@example.com>","rt":1750280466889,"severity":6,"src":"203.0.113.8",'
+    b'"success":false}'
+)
+WHEN = "2025-06-18T21:01:06Z"
+
+
+def test_words() -> None:
+    """One line for each event: when, what, who, from where, and the id to find it by."""
+    message = Message.of(chunk_of([DENIED], [LOCKED]))
+
+    assert message.headline == "Access denied (1), Login to a locked or disabled account (1)"
+    first, second = message.lines
+    assert first.startswith(f"{WHEN} Access denied: p1 from 203.0.113.7 Authz.portals list (konnect-us, id ")
+    assert second.startswith(
+        f"{WHEN} Login to a locked or disabled account: Ann <ann@example.com> from 203.0.113.8"
+    )
+    assert (message.more, message.severity) == (0, "error")
+
+
+def test_a_flood_is_one_message() -> None:
+    """The first twenty are listed and the rest is counted."""
+    message = Message.of(chunk_of([DENIED] * 500))
+
+    assert message.headline == "Access denied (500)"
+    assert len(message.lines) == 20
+    assert message.text.endswith("\n… and 480 more")
+
+
+def test_the_same_chunk_is_the_same_message() -> None:
+    """A pager that gets it twice knows it."""
+    bodies = {pagerduty(chunk_of([DENIED]), routing_key="k") for _ in range(2)}
+
+    assert len(bodies) == 1
+
+
+def test_slack() -> None:
+    """Plain text in blocks; the notification text is escaped."""
+    body = json.loads(slack(chunk_of([LOCKED])))
+
+    assert body["text"] == "Login to a locked or disabled account (1)"
+    assert {block["text"]["type"] for block in body["blocks"]} == {"plain_text"}
+    assert "Ann <ann@example.com>" in body["blocks"][1]["text"]["text"]
+
+
+def test_teams() -> None:
+    """An adaptive card without a single element that would take Markdown."""
+    body = json.loads(teams(chunk_of([LOCKED, DENIED])))
+
+    (attachment,) = body["attachments"]
+    assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
+    assert {element["type"] for element in attachment["content"]["body"]} == {"RichTextBlock"}
+
+
+def test_pagerduty() -> None:
+    """The routing key goes into the body, the id of the first event is what repetitions are known by."""
+    chunk = chunk_of([LOCKED, DENIED])
+
+    body = json.loads(pagerduty(chunk, routing_key="r0uting"))
+
+    assert body["routing_key"] == "r0uting"
+    assert body["dedup_key"] == next(chunk.events()).id
+    assert body["payload"]["severity"] == "error"
+    assert body["payload"]["timestamp"] == "2025-06-18T21:01:06Z"
+    assert len(body["payload"]["custom_details"]["events"]) == 2
+
+
+@pytest.mark.parametrize("line", [b"no record at all \x1b[31m", b"\xff\xfe", *sample("edge_unproven")])
+def test_any_line_makes_a_message(line: bytes) -> None:
+    """One printable line each, whatever it holds."""
+    chunk = chunk_of([line])
+    bodies = (slack(chunk), teams(chunk), pagerduty(chunk, routing_key="k"))
+    documents: list[Any] = [json.loads(body) for body in bodies]
+
+    (text,) = documents[2]["payload"]["custom_details"]["events"]
+    assert text.isprintable()
+
+
+def test_long_values_are_cut() -> None:
+    """A caller cannot fill a room with one request."""
+    message = Message.of(chunk_of([DENIED.replace(b"src=203.0.113.7", b"src=" + b"9" * 5000)]))
+
+    assert len(message.text) < 500
+    assert len(json.loads(slack(chunk_of([DENIED] * 100)))["blocks"][1]["text"]["text"]) <= 3000
