@@ -56,8 +56,9 @@ def parse_cef(line: bytes) -> Record | None:
         "event_version": product_version,
         "event_class_id": class_id,
         "name": name,
-        "severity": severity,
     }
+    if severity:
+        found["severity"] = severity
     stamp = text[:at].rstrip(" ").removesuffix(HOST).rstrip(" ")
     if stamp:
         found["event_ts"] = stamp
@@ -131,7 +132,7 @@ def _new_layout(kind: EventType, keys: Sequence[str]) -> _Layout:
     return _Layout(
         places=None if len(read) == len(keys) else found.fields,
         konnects=tuple(at for at, key in enumerate(keys) if key in KONNECTS),
-        typed=("severity", *(key for key in read if key in TYPED)),
+        typed=tuple(key for key in read if key in TYPED),
         unknown=tuple(key for key in read if key not in _FIELDS),
         doubtful=found.doubtful,
     )
@@ -181,7 +182,7 @@ def _joined(fields: Sequence[int], keys: list[str], values: list[str]) -> tuple[
 
 def _record(found: dict[str, object], layout: _Layout, *, doubtful: bool) -> Record:
     extra: list[tuple[str, object]] = [(name, found.pop(name)) for name in layout.unknown]
-    for name in layout.typed:
+    for name in ("severity", *layout.typed) if "severity" in found else layout.typed:
         text = str(found[name])
         value = _usual(name, text) if len(text) <= _SHORT else typed(name, text)
         if value is None:
