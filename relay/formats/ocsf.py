@@ -1,0 +1,9 @@
+"""OCSF (being written)."""
+
+from __future__ import annotations
+
+from relay.konnect.record import Record
+
+
+def to_ocsf(record: Record, event_id: str, received: bytes, source: str, received_at: float | None) -> bytes:
+    raise NotImplementedError
