@@ -83,6 +83,5 @@ def _fates(config: DestinationConfig, batches: Sequence[StoredBatch]) -> Iterato
                 yield Fate(config.name, "dead_lettered")
             else:
                 event = view.event(index)
-                posts = isinstance(destination, PostingDestination)
-                text = destination.part(event) if posts else event.line
+                text = destination.part(event) if isinstance(destination, PostingDestination) else event.line
                 yield Fate(config.name, "sent", text.decode(errors="replace"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from relay.konnect.record import Record
 
@@ -39,7 +39,7 @@ class Redaction:
         ways = dict(self.fields)
         if record.doubtful:
             ways |= dict.fromkeys(_CALLERS, "drop")
-        changes: dict[str, str | None] = {}
+        changes: dict[str, Any] = {}
         for field, how in ways.items():
             value: str | None = getattr(record, field)
             if value:

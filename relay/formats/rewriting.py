@@ -7,7 +7,7 @@ destinations which want the same can share them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import orjson
@@ -17,12 +17,11 @@ from relay.formats.write import Writing, write
 from relay.konnect.lines import format_of
 from relay.konnect.parse import parse
 from relay.konnect.record import Record
-from relay.konnect.times import happened_at
 from relay.model import Event, Format
 
 FormatName = Literal["source", "cef", "json", "cps", "ecs", "ocsf"]
 
-_RESULT: dict[Writing, Format] = {
+_RESULT: dict[FormatName, Format] = {
     "cef": Format.CEF,
     "json": Format.JSON,
     "cps": Format.CPS,
@@ -72,22 +71,27 @@ class Rewriting:
     def _converted(self, record: Record, event: Event, received: bytes) -> bytes:
         if self.format == "source":
             return received
-        if record.rt is None and self.format in ("ecs", "ocsf"):  # both demand a time
-            record = replace(record, rt=happened_at(event))
-        return write(record, self.format, event_id=event.id, received=received, source=event.source)
+        return write(
+            record,
+            self.format,
+            event_id=event.id,
+            received=received,
+            source=event.source,
+            received_at=event.received_at,
+        )
 
     def _unread(self, event: Event) -> Written:
         """A line that is no event we know: as it came, inside an object where the format is one."""
         if self.redaction is not None:
             return Written(b"", b"", event.format, read=False, fit=False)
-        match self.format:
-            case "source" | "cef":
-                return Written(event.line, event.line, event.format, read=False)
-            case "json" | "cps":
-                wrapped = orjson.dumps({"message": _text(event.line), "event_id": event.id})
-                line = b'{"event":%b}' % wrapped if self.format == "cps" else wrapped
-            case "ecs" | "ocsf":
-                line = self._converted(Record(), event, event.line)
+        if self.format in ("source", "cef"):
+            return Written(event.line, event.line, event.format, read=False)
+        if self.format in ("ecs", "ocsf"):
+            line = self._converted(Record(), event, event.line)
+        else:
+            line = orjson.dumps({"message": _text(event.line), "event_id": event.id})
+            if self.format == "cps":
+                line = b'{"event":%b}' % line
         return Written(line, event.line, _RESULT[self.format], read=False)
 
 

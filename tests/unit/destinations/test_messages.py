@@ -12,8 +12,8 @@ from tests.fakes.chunks import chunk_of, sample
 
 DENIED = (
     b"2025-06-18T21:02:36Z konghq.com CEF:0|KongInc|Konnect|1.0|konnect|Authz.portals|6|rt=1750280466889 "
-    b"src=203.0.113.7 action=list granted=false org_id=o principal_id=p1 actor_id= trace_id=1 user_agent=curl "
-    b"sig=x"
+    b"src=203.0.113.7 action=list granted=false org_id=o principal_id=p1 actor_id= trace_id=1 "
+    b"user_agent=curl sig=x"
 )
 LOCKED = (
     b'{"event_class_id":"AUTHENTICATION_TYPE_SSO","name":"AUTHENTICATION_OUTCOME_LOCKED","principal_id":"p2",'
