@@ -8,7 +8,7 @@ mention. Never classifies an answer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -16,7 +16,6 @@ from typing import Final, Literal
 
 import orjson
 
-from relay.batch import Chunk
 from relay.konnect.alerts import Alert, alert, is_failed_login
 from relay.konnect.parse import parse
 from relay.konnect.record import Record
@@ -65,28 +64,25 @@ class Message:
     at: int  # milliseconds since the epoch, of the first event
 
     @classmethod
-    def of(cls, chunk: Chunk) -> Message:
+    def of(cls, events: Sequence[Event]) -> Message:
+        """*events* must not be empty."""
         seen: Counter[Alert | None] = Counter()
         lines: list[str] = []
-        first: Event | None = None
-        for event in chunk.events():
-            first = first or event
+        for event in events:
             record = parse(event.received)
             kind = None if record is None else _kind(record)
             seen[kind] += 1
             if len(lines) < _MOST_LINES:
                 lines.append(_sentence(event, record, kind))
-        if first is None:
-            raise ValueError("a chunk without events was to be told of")
         severities = {_SEVERITIES[kind] for kind in seen}
         headline = ", ".join(f"{_TITLES[kind]} ({count})" for kind, count in seen.most_common())
         return cls(
             headline=headline,
             lines=tuple(lines),
-            more=len(chunk) - len(lines),
+            more=len(events) - len(lines),
             severity=min(severities, key=_ORDER.index),
-            id=first.id,
-            at=happened_at(first),
+            id=events[0].id,
+            at=happened_at(events[0]),
         )
 
     @property
@@ -96,9 +92,9 @@ class Message:
         return "\n".join([*self.lines, *rest])
 
 
-def slack(chunk: Chunk) -> bytes:
+def slack(events: Sequence[Event]) -> bytes:
     """For an incoming webhook of Slack."""
-    message = Message.of(chunk)
+    message = Message.of(events)
     blocks = [
         {"type": "header", "text": {"type": "plain_text", "text": message.headline[:150], "emoji": False}},
         {
@@ -110,9 +106,9 @@ def slack(chunk: Chunk) -> bytes:
     return orjson.dumps({"text": _slack_text(message.headline), "blocks": blocks})
 
 
-def teams(chunk: Chunk) -> bytes:
+def teams(events: Sequence[Event]) -> bytes:
     """For a workflow of Microsoft Teams that posts to a channel when a webhook request is received."""
-    message = Message.of(chunk)
+    message = Message.of(events)
     runs = [{"type": "TextRun", "text": f"{line}\n"} for line in message.text.splitlines()]
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
@@ -130,9 +126,9 @@ def teams(chunk: Chunk) -> bytes:
     return orjson.dumps({"type": "message", "attachments": [attachment]})
 
 
-def pagerduty(chunk: Chunk, *, routing_key: str) -> bytes:
+def pagerduty(events: Sequence[Event], *, routing_key: str) -> bytes:
     """For PagerDuty's Events API v2."""
-    message = Message.of(chunk)
+    message = Message.of(events)
     return orjson.dumps(
         {
             "routing_key": routing_key,
@@ -147,11 +143,6 @@ def pagerduty(chunk: Chunk, *, routing_key: str) -> bytes:
             },
         }
     )
-
-
-WRITERS: Final[Mapping[str, Callable[..., bytes]]] = MappingProxyType(
-    {"slack": slack, "teams": teams, "pagerduty": pagerduty}
-)
 
 
 def _kind(record: Record) -> Alert | None:

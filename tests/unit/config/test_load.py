@@ -227,8 +227,8 @@ def test_one_known_type_is_enough(file: ConfigFile) -> None:
             ("destinations", 0, "redact"),
             ["src", "org_id"],
             (
-                "destinations[0].redact.fields.org_id: expected 'user_agent', 'query', 'principal_name', 'src', "
-                "'request', 'principal_id' or 'actor_id', got 'org_id'"
+                "destinations[0].redact.fields.org_id: expected 'user_agent', 'query', 'principal_name', "
+                "'src', 'request', 'principal_id' or 'actor_id', got 'org_id'"
             ),
         ),
         # between sections

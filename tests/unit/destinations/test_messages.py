@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay.destinations.messages import Message, pagerduty, slack, teams
+from relay.model import Event
 from tests.fakes.chunks import chunk_of, sample
 
 DENIED = (
@@ -20,12 +21,18 @@ LOCKED = (
     b'"principal_name":"Ann <ann@example.com>","rt":1750280466889,"severity":6,"src":"203.0.113.8",'
     b'"success":false}'
 )
+
+
+def events(*lines: bytes) -> list[Event]:
+    return list(chunk_of(list(lines)).events())
+
+
 WHEN = "2025-06-18T21:01:06Z"
 
 
 def test_words() -> None:
     """One line for each event: when, what, who, from where, and the id to find it by."""
-    message = Message.of(chunk_of([DENIED], [LOCKED]))
+    message = Message.of(events(DENIED, LOCKED))
 
     assert message.headline == "Access denied (1), Login to a locked or disabled account (1)"
     first, second = message.lines
@@ -38,7 +45,7 @@ def test_words() -> None:
 
 def test_a_flood_is_one_message() -> None:
     """The first twenty are listed and the rest is counted."""
-    message = Message.of(chunk_of([DENIED] * 500))
+    message = Message.of(events(*[DENIED] * 500))
 
     assert message.headline == "Access denied (500)"
     assert len(message.lines) == 20
@@ -47,14 +54,14 @@ def test_a_flood_is_one_message() -> None:
 
 def test_the_same_chunk_is_the_same_message() -> None:
     """A pager that gets it twice knows it."""
-    bodies = {pagerduty(chunk_of([DENIED]), routing_key="k") for _ in range(2)}
+    bodies = {pagerduty(events(DENIED), routing_key="k") for _ in range(2)}
 
     assert len(bodies) == 1
 
 
 def test_slack() -> None:
     """Plain text in blocks; the notification text is escaped."""
-    body = json.loads(slack(chunk_of([LOCKED])))
+    body = json.loads(slack(events(LOCKED)))
 
     assert body["text"] == "Login to a locked or disabled account (1)"
     assert {block["text"]["type"] for block in body["blocks"]} == {"plain_text"}
@@ -63,7 +70,7 @@ def test_slack() -> None:
 
 def test_teams() -> None:
     """An adaptive card without a single element that would take Markdown."""
-    body = json.loads(teams(chunk_of([LOCKED, DENIED])))
+    body = json.loads(teams(events(LOCKED, DENIED)))
 
     (attachment,) = body["attachments"]
     assert attachment["contentType"] == "application/vnd.microsoft.card.adaptive"
@@ -72,12 +79,12 @@ def test_teams() -> None:
 
 def test_pagerduty() -> None:
     """The routing key goes into the body, the id of the first event is what repetitions are known by."""
-    chunk = chunk_of([LOCKED, DENIED])
+    chunk = events(LOCKED, DENIED)
 
     body = json.loads(pagerduty(chunk, routing_key="r0uting"))
 
     assert body["routing_key"] == "r0uting"
-    assert body["dedup_key"] == next(chunk.events()).id
+    assert body["dedup_key"] == chunk[0].id
     assert body["payload"]["severity"] == "error"
     assert body["payload"]["timestamp"] == "2025-06-18T21:01:06Z"
     assert len(body["payload"]["custom_details"]["events"]) == 2
@@ -86,7 +93,7 @@ def test_pagerduty() -> None:
 @pytest.mark.parametrize("line", [b"no record at all \x1b[31m", b"\xff\xfe", *sample("edge_unproven")])
 def test_any_line_makes_a_message(line: bytes) -> None:
     """One printable line each, whatever it holds."""
-    chunk = chunk_of([line])
+    chunk = events(line)
     bodies = (slack(chunk), teams(chunk), pagerduty(chunk, routing_key="k"))
     documents: list[Any] = [json.loads(body) for body in bodies]
 
@@ -96,7 +103,7 @@ def test_any_line_makes_a_message(line: bytes) -> None:
 
 def test_long_values_are_cut() -> None:
     """A caller cannot fill a room with one request."""
-    message = Message.of(chunk_of([DENIED.replace(b"src=203.0.113.7", b"src=" + b"9" * 5000)]))
+    message = Message.of(events(DENIED.replace(b"src=203.0.113.7", b"src=" + b"9" * 5000)))
 
     assert len(message.text) < 500
-    assert len(json.loads(slack(chunk_of([DENIED] * 100)))["blocks"][1]["text"]["text"]) <= 3000
+    assert len(json.loads(slack(events(*[DENIED] * 100)))["blocks"][1]["text"]["text"]) <= 3000
