@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 import orjson
 from pydantic import AfterValidator, Field, model_validator
 
-from relay.config.destination import BatchLimits, DestinationConfig
+from relay.config.destination import BatchLimits, DestinationConfig, Retry
 from relay.config.secret import OptionalSecret, Secret
 from relay.config.types import Duration, Size, Whole, refusal
 from relay.destinations.http_config import HttpUrl
@@ -29,7 +29,7 @@ _CREDENTIAL = re.compile(r"[\x21-\x7e]+")  # they go into headers and URLs
 def _prefix(value: str) -> str:
     if value and (not _PREFIX.fullmatch(value) or {".", ".."}.intersection(value.split("/"))):
         raise refusal(
-            "expected names of letters, digits, '_', '.', '=' and '-' with '/' between them, such as kong/audit"
+            "expected letters, digits, '_', '.', '=' and '-', with '/' between names, such as kong/audit"
         )
     return value
 
@@ -52,9 +52,8 @@ def _account_key(value: Secret | None) -> Secret | None:
 def _sas_token(value: Secret | None) -> Secret | None:
     if value is not None:
         pairs = [pair.partition("=") for pair in value.reveal().removeprefix("?").split("&")]
-        if not all(name and content for name, _, content in pairs) or "sig" not in dict(
-            (name, content) for name, _, content in pairs
-        ):
+        names = {name for name, _, content in pairs if content}
+        if "sig" not in names or not all(content for _, _, content in pairs):
             raise refusal("expected a shared access signature such as sv=…&se=…&sp=c&sig=…")
     return value
 
@@ -87,6 +86,12 @@ class ObjectBatchLimits(BatchLimits):
     )
 
 
+class ObjectRetry(Retry):
+    """A store takes an object whole or not at all: a small probe would only leave a small object."""
+
+    probe_max_events: Annotated[Whole, Field(ge=1)] = Field(50_000, description="Most events in a probe.")
+
+
 class ObjectStoreConfig(DestinationConfig):
     """What the stores have in common."""
 
@@ -98,8 +103,10 @@ class ObjectStoreConfig(DestinationConfig):
     )
     batch: ObjectBatchLimits = Field(
         default=ObjectBatchLimits(),
-        description="How many events make an object, and how long to wait for them.",
+        description="How many events make an object.",
     )
+
+    retry: ObjectRetry = Field(default=ObjectRetry(), description="When to send again, and when to hold.")
 
     @model_validator(mode="after")
     def _no_client_certificate(self) -> Self:
@@ -125,7 +132,7 @@ class S3Config(ObjectStoreConfig):
     )
     access_key_id: OptionalCredential = Field(
         default=None,
-        description="Access key; left out with its secret: the environment or the machine's role.",
+        description="Access key; without it and its secret: the environment or the machine's role.",
     )
     secret_access_key: OptionalCredential = Field(default=None, description="Secret of the access key.")
     session_token: OptionalCredential = Field(
@@ -148,7 +155,7 @@ class GcsConfig(ObjectStoreConfig):
     bucket: str = Field(description="Name of the bucket.", pattern=_NAME, max_length=255)
     service_account_key: Annotated[OptionalSecret, AfterValidator(_service_account_key)] = Field(
         default=None,
-        description="JSON key of a service account; left out: the environment or the machine's service account.",
+        description="JSON key of a service account; left out: the environment or the machine's account.",
     )
 
 

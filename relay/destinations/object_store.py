@@ -53,7 +53,7 @@ class ObjectStore:
 
     async def put(
         self, key: str, data: bytes, *, content_type: str, create: bool, about: str
-    ) -> None | Refusal | Transient | Misconfigured:
+    ) -> Refusal | Transient | Misconfigured | None:
         """Store *data*; None says that it is stored. With *create* only where there is no such object yet.
 
         *about* is a part of *key* that needs no escaping in a URL.
@@ -67,19 +67,15 @@ class ObjectStore:
                 mode="create" if create else "overwrite",
                 use_multipart=False,
             )
-        except TimeoutError:
-            raise
         except (BaseError, OSError, ValueError) as error:
             return object_answer.read(str(error), about=about, timeout=self._timeout)
         return None
 
-    async def list_nothing(self) -> None | Refusal | Transient | Misconfigured:
+    async def list_nothing(self) -> Refusal | Transient | Misconfigured | None:
         """Ask for the objects of a folder that has none; None says that it was allowed."""
         try:
             async for _ in obstore.list(self._store, self._folder):
                 break
-        except TimeoutError:
-            raise
         except (BaseError, OSError, ValueError) as error:
             return object_answer.read(str(error), about=PROBE_FOLDER, timeout=self._timeout)
         return None
@@ -136,8 +132,8 @@ def _address(config: ObjectStoreConfig) -> str | None:
     return None if config.endpoint is None else config.endpoint.reveal().rstrip("/")
 
 
-# Credentials of ours come from functions rather than settings: then nothing of another pair that may be in the
-# environment (a session token, say) is mixed with them, and the store's own settings hold no secret.
+# Credentials of ours come from functions rather than settings: then nothing of another pair that may be in
+# the environment (a session token, say) is mixed with them, and the store's own settings hold no secret.
 
 
 def _s3(config: S3Config, options: ClientConfig) -> S3Store:

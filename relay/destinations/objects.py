@@ -38,7 +38,7 @@ class ObjectDestination:
 
     event_overhead = 0
 
-    def __init__(self, config: ObjectStoreConfig, *, clock: Clock) -> None:  # noqa: ARG002 - all are made alike
+    def __init__(self, config: ObjectStoreConfig, *, clock: Clock) -> None:
         self._config = config
         self._store: ObjectStore | None = None
         self._conditional = True  # until the store says that it knows no conditions
@@ -124,7 +124,7 @@ class ObjectDestination:
 
     async def _put(
         self, key: str, data: bytes, kind: str, digest: str
-    ) -> None | Refusal | Transient | Misconfigured:
+    ) -> Refusal | Transient | Misconfigured | None:
         """Write under a condition; plainly, for good, where the store does not know any.
 
         That is no worse than it sounds: what is then written over is the same object.
