@@ -24,6 +24,12 @@ class Refusal:
     status: int
     code: str = ""  # its name for the fault, e.g. `SlowDown`; empty where it gave none
     message: str = ""  # the first line of its explanation, masked
+    may_not_overwrite: bool = False  # what it denies is to replace an object that is there
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the object was there before, with the same content: its name follows from that."""
+        return self.status == 412 or self.may_not_overwrite or self.code in _THERE
 
     @property
     def knows_no_conditions(self) -> bool:
@@ -57,7 +63,10 @@ _ALERTS_ABOUT_US: Final = frozenset(
 _NO_STORE: Final = ("MissingEtag", "Metadata {", "InvalidListResponse", "InvalidPutResponse")
 _NO_CREDENTIALS: Final = ("Credential {", "DecodeCredentials", "ReadPem", "InvalidAccessKey", "MissingSas")
 
-_THERE: Final = frozenset({"BlobAlreadyExists", "BlobImmutableDueToPolicy"})  # Azure's, with status 409
+# Azure's, with 409; the last one with 403, for a signature that only allows to create.
+_THERE: Final = frozenset({"BlobAlreadyExists", "BlobImmutableDueToPolicy", "UnauthorizedBlobOverwrite"})
+# Google's, with 403: the permission that only replacing an object takes.
+_REPLACING: Final = "storage.objects.delete access"
 _SLOWER: Final = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "ServerBusy"}
 )
@@ -123,7 +132,7 @@ def judge(refusal: Refusal) -> Outcome:
     in an object.
     """
     status, code = refusal.status, refusal.code
-    if status == 412 or (status == 409 and code in _THERE):
+    if refusal.is_there:
         return Delivered(_respond(refusal, "the same object is there already"))
     if status == 429 or code in _SLOWER:
         return Throttled(_respond(refusal, "it asks for fewer requests"))
@@ -166,7 +175,10 @@ def _told(text: str) -> Refusal | None:
     said = text[status.end() :]
     code, message = _CODE.search(said), _MESSAGE.search(said)
     return Refusal(
-        int(status[1]), code[1] if code else "", _LONG.sub("…", message[1]).strip() if message else ""
+        int(status[1]),
+        code[1] if code else "",
+        _LONG.sub("…", message[1]).strip() if message else "",
+        may_not_overwrite=status[1] == "403" and _REPLACING in said,
     )
 
 

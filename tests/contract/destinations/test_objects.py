@@ -613,6 +613,26 @@ async def test_gcs(gcs: Callable[..., DestinationConfig]) -> None:
     assert gzip.decompress(request.raw) == CHUNK.body
 
 
+async def test_may_not_replace(gcs: Callable[..., DestinationConfig]) -> None:
+    """Credentials that may only create are refused for what is there already; that is no fault of theirs."""
+    denied = fault("AccessDenied", "Access denied.").replace(
+        "<RequestId>",
+        "<Details>relay does not have storage.objects.%s access to the object.</Details><RequestId>",
+    )
+    async with Siem() as siem:
+        siem.answer(403, body=denied.replace("%s", "delete")).answer(403, body=denied.replace("%s", "create"))
+        siem.answer(403, body=fault("UnauthorizedBlobOverwrite"))
+        siem.answer(403, body=fault("AuthorizationPermissionMismatch"))
+        async with opened(gcs(siem.base)) as destination:
+            google = [await destination.send(CHUNK), await destination.send(CHUNK)]
+        async with opened(azure(siem.base, sas_token=SAS)) as destination:
+            microsoft = [await destination.send(CHUNK), await destination.send(CHUNK)]
+
+    for there, denied_for_good in (google, microsoft):
+        assert isinstance(there, Delivered)
+        assert isinstance(denied_for_good, Misconfigured)
+
+
 @pytest.mark.parametrize("credential", [{}, {"sas_token": SAS}, {"sas_token": f"?{SAS}"}])
 async def test_azure(credential: dict[str, object]) -> None:
     """Azure calls an existing blob a conflict; other conflicts pass."""
