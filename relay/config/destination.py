@@ -78,7 +78,7 @@ class BatchLimits(Section):
         1024 * 1024, description="Most bytes in one request, before compression."
     )
     compression: Literal["none", "gzip"] = Field("none", description="How request bodies are compressed.")
-    linger: Annotated[Duration, Field(le=60)] = Field(
+    linger: Annotated[Duration, Field(le=900)] = Field(
         0.0, description="How long an idle destination waits for more events before it sends the first."
     )
 

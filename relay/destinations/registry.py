@@ -12,6 +12,8 @@ from relay.destinations.base import Destination
 from relay.destinations.file import FileConfig, FileDestination
 from relay.destinations.http import HttpConfig, HttpDestination
 from relay.destinations.logscale import LogScaleConfig, logscale
+from relay.destinations.object_config import AzureBlobConfig, GcsConfig, S3Config
+from relay.destinations.objects import ObjectDestination
 from relay.destinations.splunk_hec import SplunkHecConfig, splunk_hec
 from relay.destinations.sumologic import SumoLogicConfig, SumoLogicDestination
 
@@ -31,6 +33,9 @@ DESTINATIONS: Mapping[str, DestinationType] = MappingProxyType(
         "splunk_hec": DestinationType(SplunkHecConfig, splunk_hec),
         "logscale": DestinationType(LogScaleConfig, logscale),
         "file": DestinationType(FileConfig, FileDestination),
+        "s3": DestinationType(S3Config, ObjectDestination),
+        "gcs": DestinationType(GcsConfig, ObjectDestination),
+        "azure_blob": DestinationType(AzureBlobConfig, ObjectDestination),
     }
 )
 

@@ -14,6 +14,13 @@ from relay.destinations.sumologic import SumoLogicConfig
 
 URL = "https://siem.example.com/s3cret"
 HTTP: dict[str, object] = {"name": "siem", "type": "http", "url": URL}
+BUCKET: dict[str, object] = {"name": "siem", "bucket": "audit"}
+AZURE: dict[str, object] = {
+    "name": "siem",
+    "type": "azure_blob",
+    "account": "acmeaudit",
+    "container": "audit",
+}
 SPLUNK: dict[str, object] = {"name": "siem", "type": "splunk_hec", "url": URL, "token": "s3cret"}
 
 
@@ -99,6 +106,9 @@ SETTINGS: dict[str, dict[str, object]] = {
     "splunk_hec": SPLUNK,
     "logscale": SPLUNK | {"type": "logscale"},
     "file": {"name": "siem", "type": "file", "path": "/var/log/konnect/audit.ndjson"},
+    "s3": BUCKET | {"type": "s3", "access_key_id": "s3cret", "secret_access_key": "s3cret"},
+    "gcs": BUCKET | {"type": "gcs"},
+    "azure_blob": AZURE | {"account_key": "s3cretAA"},
 }
 
 
