@@ -79,8 +79,9 @@ class StoredBatch:
     def lines(self) -> list[bytes]:
         """The lines without their ends."""
         if self._lines is None:
-            self._lines = self.body.split(b"\n")
-            self._lines.pop()  # what follows the last newline: nothing
+            # Whole before anyone sees it: conversions read batches in threads of their own.
+            *lines, _ = self.body.split(b"\n")  # behind the last newline is nothing
+            self._lines = lines
         return self._lines
 
     @property
