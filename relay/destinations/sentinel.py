@@ -21,7 +21,8 @@ from relay.config.secret import Secret
 from relay.config.types import Size
 from relay.destinations.base import Delivered, Misconfigured, Outcome, ProbeReport
 from relay.destinations.classify import Reply, classify, respond
-from relay.destinations.framing import is_object, quoted
+from relay.destinations.framing import quoted
+from relay.destinations.hec_envelope import payload
 from relay.destinations.http_config import HttpUrl, UrlConfig
 from relay.destinations.posting import Ask, Intake, PostingDestination, Unfit
 from relay.destinations.tokens import Grant, TokenSource
@@ -136,13 +137,13 @@ def row(event: Event, *, dynamic: bool) -> bytes | Unfit:
     `EventTime` says the same as `TimeGenerated`, which Azure sets to the time of arrival where it is more
     than two days old, as that of a replayed event may be.
     """
-    as_object = dynamic and is_object(event.line)
     if not _fits(event.line):
         return Unfit(Reason.TOO_LARGE, f"longer than the {_MAX_VALUE} bytes that Azure stores untruncated")
+    value = payload(event.line) if dynamic else quoted(event.line)
     return _row(
         rfc3339(happened_at(event)).encode(),
-        b"Event" if as_object else b"RawData",
-        event.line if as_object else quoted(event.line),
+        b"Event" if value.startswith(b"{") else b"RawData",
+        value,
         event.id.encode(),
         orjson.dumps(event.source),
     )

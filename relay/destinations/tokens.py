@@ -19,7 +19,7 @@ from yarl import URL
 
 from relay.clock import Clock
 from relay.destinations.base import Misconfigured, Throttled, Transient
-from relay.destinations.classify import Reply, classify, respond
+from relay.destinations.classify import Reply, classify, respond, retry_after
 from relay.destinations.http_client import HttpClient
 from relay.destinations.http_config import HttpConfigBase
 from relay.destinations.posting import NoReply
@@ -40,6 +40,7 @@ _ERRORS = {
     "unauthorized_client": "this client may not have a token",
     "unsupported_grant_type": "it gives no tokens for this kind of credentials",
 }
+_ADDRESSES = dict.fromkeys((404, 405, 410), "there is no token endpoint at this address")
 _LATER = frozenset({"temporarily_unavailable", "server_error"})
 
 
@@ -137,9 +138,10 @@ def _judge(reply: Reply, now: float, hints: Mapping[str, str]) -> NoReply:
         return outcome
     error = str(_object(reply.body).get("error"))
     if error in _LATER:
-        return Transient(respond(reply))
+        return Transient(respond(reply), retry_after(reply.retry_after, now))
     text = reply.body.decode(errors="replace")
-    words = next((words for code, words in hints.items() if code in text), None) or _ERRORS.get(error)
+    hint = next((words for code, words in hints.items() if code in text), None)
+    words = hint or _ERRORS.get(error) or _ADDRESSES.get(reply.status)
     if words is not None:
         return Misconfigured(respond(reply, words))
     return outcome if isinstance(outcome, Misconfigured) else Misconfigured(respond(reply))
