@@ -75,7 +75,7 @@ class SentinelConfig(UrlConfig):
     type: Literal["sentinel"] = Field(description="Microsoft Sentinel and Azure Monitor Logs.")
     dcr: str = Field(description="Immutable id of the data collection rule.", pattern=r"^dcr-[0-9A-Za-z]+$")
     stream: str = Field(
-        description="Stream of the rule, e.g. Custom-KonnectAudit.",
+        description="Stream of the rule, e.g. Custom-Konnect.",
         pattern=r"^(Custom|Microsoft)-[0-9A-Za-z_-]+$",
     )
     tenant_id: str = Field(description="Directory (tenant) id.", pattern=r"^[0-9A-Za-z.-]+$")

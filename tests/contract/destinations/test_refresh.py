@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 from collections.abc import Mapping
 
 import pytest
+import trustme
 
 from relay.destinations.base import Delivered, Misconfigured, Throttled, Transient
 from tests.contract.destinations.kit import KINDS, NOW, Kind, opened, token_answer
@@ -127,6 +129,20 @@ async def test_endpoint_is_down(kind: Kind) -> None:
     assert isinstance(outcome, Transient)
     assert report.detail == "no access token: cannot connect: Connection refused"
     assert not report.ok
+
+
+@every_kind
+async def test_endpoint_is_not_trusted(kind: Kind) -> None:
+    """No secret is sent to a token endpoint whose certificate nobody vouches for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("localhost").configure_cert(context)
+    async with Siem() as siem, Siem(tls=context) as tokens:
+        async with opened(kind.config(siem, **settings(tokens))) as destination:
+            outcome = await destination.send(CHUNK)
+        assert tokens.requests == []
+
+    assert isinstance(outcome, Misconfigured)
+    assert outcome.response.detail.startswith("no access token: its certificate is not trusted: ")
 
 
 @every_kind

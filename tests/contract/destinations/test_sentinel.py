@@ -19,6 +19,10 @@ from tests.fakes.siem import Received, Siem
 KIND = next(kind for kind in KINDS if kind.label == "sentinel")
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 ODD = b'no "format" \\ known,\ttabs and \xff'
+NO_ROLE = (
+    "the application lacks the role Monitoring Metrics Publisher on the data collection rule; "
+    "once granted it takes up to 30 minutes"
+)
 TOO_LONG = Reason.TOO_LARGE, "longer than the 64000 bytes that Azure stores untruncated"
 
 
@@ -168,11 +172,7 @@ async def test_unfit_beyond_the_cut() -> None:
     [
         (200, "which is not among the statuses that count as success here"),
         (401, "it refuses a fresh token: are cloud, tenant and scope right?"),
-        (
-            403,
-            "the application lacks the role Monitoring Metrics Publisher on the data collection rule; "
-            "once granted it takes up to 30 minutes",
-        ),
+        (403, NO_ROLE),
         (404, "no such data collection rule or stream at this endpoint"),
     ],
 )
