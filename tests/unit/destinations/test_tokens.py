@@ -19,7 +19,7 @@ from relay.destinations.sentinel import SentinelConfig
 from relay.destinations.tokens import Grant, TokenSource
 from tests.contract.destinations.kit import token_answer
 from tests.fakes.clock import FakeClock
-from tests.fakes.siem import Answer, Received, Siem
+from tests.fakes.siem import TIME_LIMIT, Answer, Received, Siem
 
 SECRET = "s3cret/with+odd characters"
 CONFIG = {
@@ -134,13 +134,14 @@ async def test_one_cancelled_waiter() -> None:
 
 async def test_closed_while_fetching() -> None:
     """Closing ends a fetch that hangs, and its connection."""
-    async with rigged() as rig:
+    async with rigged(timeout=60.0) as rig:
         rig.endpoint.hang()
         async with asyncio.TaskGroup() as tasks:
             send = tasks.create_task(rig.token())
             await rig.endpoint.received(1)
             send.cancel()
-        await rig.source.close()
+        async with asyncio.timeout(TIME_LIMIT):
+            await rig.source.close()
 
         await rig.endpoint.disconnected()
 
