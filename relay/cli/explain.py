@@ -11,10 +11,12 @@ from relay.clock import SystemClock
 from relay.config.destination import DestinationConfig
 from relay.delivery.filter import sieve
 from relay.delivery.views import rewriting
-from relay.destinations.posting import PostingDestination
+from relay.destinations.base import Destination
+from relay.destinations.posting import PostingDestination, Unfit
 from relay.destinations.registry import build
 from relay.errors import ConfigError
 from relay.ingest.body import TooLarge, Undecodable, unpack
+from relay.model import Event
 
 _MOST_BYTES = 64 * 1024 * 1024
 
@@ -25,7 +27,7 @@ class Fate:
 
     destination: str
     outcome: str  # `sent`, `filtered`, or `dead_lettered` where it cannot be put into the form asked for
-    text: str = ""  # what goes out for this event; the request around it is left out
+    text: str = ""  # what goes out for this event, without the request around it, or why nothing does
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,11 @@ def _fates(config: DestinationConfig, batches: Sequence[StoredBatch]) -> Iterato
             elif view.unfit((index,)):
                 yield Fate(config.name, "dead_lettered")
             else:
-                event = view.event(index)
-                text = destination.part(event) if isinstance(destination, PostingDestination) else event.line
-                yield Fate(config.name, "sent", text.decode(errors="replace"))
+                yield _sent(config.name, destination, view.event(index))
+
+
+def _sent(name: str, destination: Destination, event: Event) -> Fate:
+    text = destination.part(event) if isinstance(destination, PostingDestination) else event.line
+    if isinstance(text, Unfit):
+        return Fate(name, "dead_lettered", text.detail)
+    return Fate(name, "sent", text.decode(errors="replace"))

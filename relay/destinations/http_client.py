@@ -20,7 +20,7 @@ from yarl import URL
 from relay import __version__, gzipped
 from relay.destinations.base import Misconfigured, Transient
 from relay.destinations.classify import Reply
-from relay.destinations.http_config import UrlConfig, credential_parts, secrets_in
+from relay.destinations.http_config import HttpConfigBase, credential_parts, secrets_in
 from relay.model import Response
 from relay.tls import client_context
 
@@ -59,21 +59,29 @@ async def zipped(body: bytes) -> bytes:
 class HttpClient:
     """The connections of one destination; shared with nothing."""
 
-    def __init__(self, config: UrlConfig, *, headers: Mapping[str, str], secrets: Iterable[str] = ()) -> None:
-        """*headers* go with every request.
+    def __init__(
+        self,
+        config: HttpConfigBase,
+        *,
+        headers: Mapping[str, str],
+        secrets: Iterable[str] = (),
+        url: URL | None = None,
+    ) -> None:
+        """*headers* go with every request; *url* stands in for the configured address, e.g. a token endpoint.
 
         They, the URL and *secrets* are blotted out of what the other side answers. The configured
         `timeout` bounds a request from waiting for a connection to the last byte read.
         """
+        address = url or config.address()
         self._timeout = config.timeout
         self._connections = config.max_in_flight
-        self._tls = config.tls if config.url.scheme == "https" else None
+        self._tls = config.tls if address.scheme == "https" else None
         self._headers = {
             "User-Agent": f"konnect-relay/{__version__}",
             "Accept-Encoding": "identity",  # an answer is read by its first bytes
             **headers,
         }
-        self._secrets = _longest_first(secrets_in(config.address(), headers).union(secrets))
+        self._secrets = _longest_first(secrets_in(address, headers).union(secrets))
         self._passing: deque[str] = deque(maxlen=_PASSING_SECRETS)
         self._session: aiohttp.ClientSession | None = None
 

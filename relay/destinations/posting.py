@@ -21,13 +21,14 @@ from relay.destinations.base import (
     Outcome,
     Partial,
     ProbeReport,
+    Rejection,
     Throttled,
     Transient,
 )
 from relay.destinations.classify import Reply
 from relay.destinations.http_client import BODY_LIMIT, HttpClient, zipped
-from relay.destinations.http_config import UrlConfig
-from relay.model import Event
+from relay.destinations.http_config import HttpConfigBase
+from relay.model import Event, Reason, Response
 
 NoReply = Throttled | Transient | Misconfigured
 """Why there is no answer to judge."""
@@ -48,8 +49,11 @@ class Credentials(Protocol):
         """What proves who we are at present; fetched where there is none or it is about to expire."""
         ...
 
-    def refused(self) -> None:
-        """The destination answered 401 to the last ones: do not offer them again."""
+    def refused(self, headers: Mapping[str, str]) -> None:
+        """The destination answered 401 to *headers*: do not offer these again.
+
+        By then another send may have fetched newer ones; those stay.
+        """
         ...
 
     async def open(self) -> None: ...
@@ -58,12 +62,20 @@ class Credentials(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Unfit:
+    """What `Intake.part` says of an event that the vendor would silently mutilate."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Intake:
     """Where a vendor takes events, in which writing, and how to read what it answers."""
 
     url: URL
     content_type: str
-    part: Callable[[Event], bytes]  # one event in the vendor's writing
+    part: Callable[[Event], bytes | Unfit]  # one event in the vendor's writing
     body: Callable[[Sequence[bytes]], bytes]  # the parts of a request put together
     judge: Callable[[Reply, int, float], Outcome]  # the answer, how many events were sent, now
     probe: Callable[[Ask, float], Awaitable[ProbeReport]]  # now, to read a `Retry-After` by
@@ -77,7 +89,7 @@ class PostingDestination:
     """Sends to one intake."""
 
     def __init__(
-        self, config: UrlConfig, intake: Intake, *, clock: Clock, credentials: Credentials | None = None
+        self, config: HttpConfigBase, intake: Intake, *, clock: Clock, credentials: Credentials | None = None
     ) -> None:
         self._name = config.name
         self._intake = intake
@@ -102,19 +114,32 @@ class PostingDestination:
             await self._credentials.open()
 
     async def send(self, chunk: Chunk) -> Outcome:
-        parts = self._fitting([self._intake.part(event) for event in chunk.events()])
+        written = [self._intake.part(event) for event in chunk.events()]
+        # A part's place in the list is the event's in the request, its number the event's in the chunk.
+        good = [(n, part) for n, part in enumerate(written) if not isinstance(part, Unfit)]
+        parts = self._fitting([part for _, part in good])
+        numbers = [n for n, _ in good[: len(parts)]]
+        seen = good[len(parts)][0] if len(parts) < len(good) else len(written)
+        unfit = tuple(
+            Rejection(n, part.reason, part.detail)
+            for n, part in enumerate(written[:seen])
+            if isinstance(part, Unfit)
+        )
+        if not parts:
+            return Partial(Response(f"not sent: {unfit[0].detail}"), (), unfit)
+        outcome = await self._send(parts)
+        return outcome if len(parts) == len(chunk) else _in_chunk(outcome, numbers, unfit)
+
+    async def _send(self, parts: list[bytes]) -> Outcome:
         body = self._intake.body(parts)
         if self._gzip:
             body = await zipped(body)
         reply = await self._ask("POST", self._intake.url, body, self._body_headers)
         if not isinstance(reply, Reply):
             return reply
-        outcome = self._intake.judge(reply, len(parts), self._clock.now())
-        if isinstance(outcome, Delivered) and len(parts) < len(chunk):
-            return Partial(outcome.response, tuple(range(len(parts))), ())
-        return outcome
+        return self._intake.judge(reply, len(parts), self._clock.now())
 
-    def part(self, event: Event) -> bytes:
+    def part(self, event: Event) -> bytes | Unfit:
         """One event as it stands in a request's body."""
         return self._intake.part(event)
 
@@ -146,27 +171,38 @@ class PostingDestination:
         self, method: str, url: URL, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> Reply | NoReply:
         """One request; a second one with fresh credentials where the first ones were refused."""
-        if self._credentials is None:
-            return await self._client.request(method, url, body, headers, max_answer=self._intake.max_answer)
-        reply = await self._ask_as(self._credentials, method, url, body, headers)
-        if isinstance(reply, Reply) and reply.status == 401:
-            self._credentials.refused()
-            reply = await self._ask_as(self._credentials, method, url, body, headers)
+        reply, ours = await self._ask_once(method, url, body, headers)
+        if self._credentials is not None and isinstance(reply, Reply) and reply.status == 401:
+            self._credentials.refused(ours)
+            reply, _ = await self._ask_once(method, url, body, headers)
         return reply
 
-    async def _ask_as(
-        self,
-        credentials: Credentials,
-        method: str,
-        url: URL,
-        body: bytes,
-        headers: Mapping[str, str] | None,
-    ) -> Reply | NoReply:
-        ours = await credentials.headers()
+    async def _ask_once(
+        self, method: str, url: URL, body: bytes, headers: Mapping[str, str] | None
+    ) -> tuple[Reply | NoReply, Mapping[str, str]]:
+        """The reply, and the credentials that it is an answer to."""
+        ours = {} if self._credentials is None else await self._credentials.headers()
         if not isinstance(ours, Mapping):
-            return ours
+            return ours, {}
         for value in ours.values():
             self._client.keep_secret(value)
-        return await self._client.request(
+        reply = await self._client.request(
             method, url, body, {**(headers or {}), **ours}, max_answer=self._intake.max_answer
         )
+        return reply, ours
+
+
+def _in_chunk(outcome: Outcome, numbers: list[int], unfit: tuple[Rejection, ...]) -> Outcome:
+    """*outcome* of a request that held only the events *numbers* of a chunk.
+
+    A failure of the request as a whole is one of the chunk; what is unfit is told with the next success.
+    """
+    match outcome:
+        case Delivered(response):
+            return Partial(response, tuple(numbers), unfit)
+        case Partial(response, delivered, rejected, rest):
+            ours = (Rejection(numbers[one.index], one.reason, one.detail) for one in rejected)
+            everyone = sorted((*ours, *unfit), key=lambda one: one.index)
+            return Partial(response, tuple(numbers[n] for n in delivered), tuple(everyone), rest)
+        case _:
+            return outcome

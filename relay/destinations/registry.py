@@ -10,10 +10,12 @@ from relay.clock import Clock
 from relay.config.destination import DestinationConfig
 from relay.destinations.base import Destination
 from relay.destinations.file import FileConfig, FileDestination
+from relay.destinations.google_secops import GoogleSecOpsConfig, google_secops
 from relay.destinations.http import HttpConfig, HttpDestination
 from relay.destinations.logscale import LogScaleConfig, logscale
 from relay.destinations.object_config import AzureBlobConfig, GcsConfig, S3Config
 from relay.destinations.objects import ObjectDestination
+from relay.destinations.sentinel import SentinelConfig, sentinel
 from relay.destinations.splunk_hec import SplunkHecConfig, splunk_hec
 from relay.destinations.sumologic import SumoLogicConfig, SumoLogicDestination
 
@@ -32,6 +34,8 @@ DESTINATIONS: Mapping[str, DestinationType] = MappingProxyType(
         "sumologic": DestinationType(SumoLogicConfig, SumoLogicDestination),
         "splunk_hec": DestinationType(SplunkHecConfig, splunk_hec),
         "logscale": DestinationType(LogScaleConfig, logscale),
+        "sentinel": DestinationType(SentinelConfig, sentinel),
+        "google_secops": DestinationType(GoogleSecOpsConfig, google_secops),
         "file": DestinationType(FileConfig, FileDestination),
         "s3": DestinationType(S3Config, ObjectDestination),
         "gcs": DestinationType(GcsConfig, ObjectDestination),

@@ -11,6 +11,7 @@ from relay.destinations.http import HttpConfig, statuses
 from relay.destinations.registry import CONFIG_TYPES, DESTINATIONS, build
 from relay.destinations.splunk_hec import SplunkHecConfig
 from relay.destinations.sumologic import SumoLogicConfig
+from tests.fakes import google_key
 
 URL = "https://siem.example.com/s3cret"
 HTTP: dict[str, object] = {"name": "siem", "type": "http", "url": URL}
@@ -76,6 +77,30 @@ def test_splunk_refuses(settings: dict[str, object], message: str) -> None:
     assert "s3cr" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("type_name", "settings", "field"),
+    [
+        ("sentinel", {"dcr": "my rule"}, "dcr"),
+        ("sentinel", {"stream": "Konnect/x"}, "stream"),
+        ("sentinel", {"tenant_id": "../s3cret"}, "tenant_id"),
+        ("sentinel", {"client_secret": ""}, "client_secret"),
+        ("sentinel", {"cloud": "germany"}, "cloud"),
+        ("google_secops", {"region": "eu/s3cret"}, "region"),
+        ("google_secops", {"log_type": "kong"}, "log_type"),
+        ("google_secops", {"forwarder": "projects/x/forwarders/y"}, "forwarder"),
+        ("google_secops", {"service_account": "s3cret"}, "service_account"),
+        ("google_secops", {"url": "https://relay:s3cret@proxy.example.com/"}, "url"),
+    ],
+)
+def test_clouds_refuse(type_name: str, settings: dict[str, object], field: str) -> None:
+    """What would lead elsewhere, or to no token at all, is refused when the configuration is read."""
+    with pytest.raises(ValidationError) as caught:
+        CONFIG_TYPES[type_name].model_validate(SETTINGS[type_name] | settings)
+
+    assert [error["loc"] for error in caught.value.errors()] == [(field,)]
+    assert "s3cr" not in str(caught.value)
+
+
 def test_statuses() -> None:
     """Single statuses and ranges mix, whether YAML made them numbers or text."""
     assert statuses([200, "202", "210-212"]) == {200, 202, 210, 211, 212}
@@ -105,6 +130,24 @@ SETTINGS: dict[str, dict[str, object]] = {
     "sumologic": HTTP | {"type": "sumologic"},
     "splunk_hec": SPLUNK,
     "logscale": SPLUNK | {"type": "logscale"},
+    "sentinel": HTTP
+    | {
+        "type": "sentinel",
+        "dcr": "dcr-0",
+        "stream": "Custom-Konnect",
+        "tenant_id": "acme",
+        "client_id": "relay",
+        "client_secret": "s3cret",
+    },
+    "google_secops": {
+        "name": "siem",
+        "type": "google_secops",
+        "project": "acme",
+        "region": "eu",
+        "instance": "0123",
+        "log_type": "KONG_GATEWAY",
+        "service_account": google_key.key_file(client_id="s3cret"),
+    },
     "file": {"name": "siem", "type": "file", "path": "/var/log/konnect/audit.ndjson"},
     "s3": BUCKET | {"type": "s3", "access_key_id": "s3cret", "secret_access_key": "s3cret"},
     "gcs": BUCKET | {"type": "gcs"},
