@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
+import orjson
+
 from relay.destinations.base import (
     Delivered,
     Misconfigured,
@@ -91,6 +93,15 @@ def _phrase(status: int) -> str:
         return f" {HTTPStatus(status).phrase}"
     except ValueError:
         return ""
+
+
+def json_object(body: bytes) -> dict[str, object]:
+    """The object that *body* is; an empty one where it is none."""
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def retry_after(header: str | None, now: float) -> float | None:

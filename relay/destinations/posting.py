@@ -82,7 +82,9 @@ class Intake:
     overhead: int  # bytes that `part` and `body` add to an event's line, escapes not counted
     headers: Mapping[str, str] = field(default_factory=dict)
     max_body: int | None = None  # bytes the vendor takes before compression; None: `batch.max_bytes` will do
+    max_part: int | None = None  # bytes of one event the vendor would cut short behind a success
     max_answer: int = BODY_LIMIT  # bytes of an answer that are needed to judge it
+    secrets: Sequence[str] = ()  # to blot out of answers, besides the headers and the URL
 
 
 class PostingDestination:
@@ -99,7 +101,7 @@ class PostingDestination:
         self._body_headers = {"Content-Type": intake.content_type}
         if self._gzip:
             self._body_headers["Content-Encoding"] = "gzip"
-        self._client = HttpClient(config, headers=intake.headers)
+        self._client = HttpClient(config, headers=intake.headers, secrets=intake.secrets)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
@@ -114,7 +116,7 @@ class PostingDestination:
             await self._credentials.open()
 
     async def send(self, chunk: Chunk) -> Outcome:
-        written = [self._intake.part(event) for event in chunk.events()]
+        written = [self.part(event) for event in chunk.events()]
         # A part's place in the list is the event's in the request, its number the event's in the chunk.
         good = [(n, part) for n, part in enumerate(written) if not isinstance(part, Unfit)]
         parts = self._fitting([part for _, part in good])
@@ -140,8 +142,12 @@ class PostingDestination:
         return self._intake.judge(reply, len(parts), self._clock.now())
 
     def part(self, event: Event) -> bytes | Unfit:
-        """One event as it stands in a request's body."""
-        return self._intake.part(event)
+        """One event as it stands in a request's body, or why it must not stand there."""
+        part = self._intake.part(event)
+        most = self._intake.max_part
+        if most is not None and not isinstance(part, Unfit) and len(part) > most:
+            return Unfit(Reason.TOO_LARGE, f"{len(part)} bytes, of which the destination keeps {most}")
+        return part
 
     async def probe(self) -> ProbeReport:
         return await self._intake.probe(self._ask, self._clock.now())
