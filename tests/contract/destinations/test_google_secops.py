@@ -17,7 +17,7 @@ from relay.destinations.google_secops import GoogleSecOpsConfig
 from tests.contract.destinations.kit import KINDS, NOW, opened, token_answer
 from tests.fakes import google_key
 from tests.fakes.chunks import chunk_of, sample
-from tests.fakes.siem import Received, Siem
+from tests.fakes.siem import Answer, Received, Siem
 
 KIND = next(kind for kind in KINDS if kind.label == "google_secops")
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
