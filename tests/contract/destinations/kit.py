@@ -62,6 +62,13 @@ KINDS = [
     Kind(
         "http-array", "http", {"bearer": "bearer-t0ken", "framing": "json_array"}, secrets=("bearer-t0ken",)
     ),
+    Kind(
+        "http-cortex",
+        "http",
+        {"profile": "cortex_xsiam", "authorization": "cortex-k3y"},
+        secrets=("cortex-k3y",),
+        success=b'{"ok":"true"}',
+    ),
     Kind("sumologic", "sumologic", {"category": "kong/audit"}),
     Kind(
         "splunk_hec",
