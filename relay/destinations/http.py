@@ -180,13 +180,19 @@ class HttpDestination:
         return await self._post(await self._encoded(self._framed(chunk)), len(chunk))
 
     async def probe(self) -> ProbeReport:
-        """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused."""
+        """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused.
+
+        A 400 may be nginx's for our client certificate; only the page would say so, which HEAD does not get.
+        """
         reply = await self._client.request("HEAD", self._url)
+        if isinstance(reply, Reply) and reply.status == 400:
+            reply = await self._client.request("GET", self._url)
         if not isinstance(reply, Reply):
             return ProbeReport(ok=False, detail=reply.response.detail)
-        detail = classify(reply, now=self._clock.now()).response.detail
-        if reply.status in {401, 402, 403, 404, 407, 410} or reply.status >= 502:
-            return ProbeReport(ok=False, detail=detail)
+        outcome = classify(reply, now=self._clock.now())
+        bad_request = reply.status == 400 and isinstance(outcome, Misconfigured)
+        if bad_request or reply.status in {401, 402, 403, 404, 407, 410, 495, 496} or reply.status >= 502:
+            return ProbeReport(ok=False, detail=outcome.response.detail)
         return ProbeReport(ok=True, detail=f"reachable; HEAD was answered with {reply.status}")
 
     async def close(self) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from relay.destinations import http
 from relay.destinations.base import Delivered, Misconfigured, Outcome, Partial, Rejected, Transient
+from relay.destinations.profiles import PROFILES
 from relay.konnect.times import happened_at
 from tests.contract.destinations.kit import Kind, opened
 from tests.fakes.chunks import chunk_of, sample
@@ -135,3 +138,15 @@ async def test_elastic_agent_gets_an_array() -> None:
     (request,) = siem.requests
     assert len(json.loads(request.body)) == len(CHUNK)
     assert request.headers["Content-Type"] == "application/json"
+
+
+async def test_a_writing_for_single_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile may write each event's body by itself, as messengers want it."""
+    messenger = replace(PROFILES["qradar"], write=lambda events: events[0].id.encode(), overhead=7)
+    monkeypatch.setattr(http, "PROFILES", {**PROFILES, "qradar": messenger})
+    kind = Kind("messenger", "http", {"profile": "qradar"})
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        assert isinstance(await destination.send(CHUNK), Delivered)
+        assert destination.event_overhead == 7
+
+    assert [request.body for request in siem.requests] == [event.id.encode() for event in CHUNK.events()]
