@@ -79,6 +79,14 @@ KINDS = [
         success=b'{"text":"Success","code":0}',
     ),
     Kind(
+        "splunk_hec-raw",
+        "splunk_hec",
+        {"token": "hec-t0ken-0123", "endpoint": "raw"},
+        path="",
+        secrets=("hec-t0ken-0123",),
+        success=b'{"text":"Success","code":0}',
+    ),
+    Kind(
         "logscale",
         "logscale",
         {"token": "ingest-t0ken-0123"},
