@@ -67,14 +67,14 @@ class Splunk(Siem):
 
     # What the test does
 
-    def index(self) -> None:
-        """Index everything that was taken; who asks next is told so."""
-        for taken in self._taken:
+    def index(self, requests: int | None = None) -> None:
+        """Index everything that was taken, or the first so many requests; who asks next is told so."""
+        ready, self._taken = self._taken[:requests], self._taken[len(self._taken[:requests]) :]
+        for taken in ready:
             self.indexed += taken.events
             for number, waiting in self.channels[taken.channel].open.items():
                 if waiting is taken:
                     self.channels[taken.channel].open[number] = None
-        self._taken.clear()
 
     def crash(self) -> None:
         """Lose what is not indexed and everything about channels, and come back."""
