@@ -122,8 +122,10 @@ async def test_splunk_gets_acknowledgement_turned_off(rig: Rig, splunk: Splunk) 
 
 
 class Moody(Splunk):
-    """Indexes now this, now that, and crashes right after it has acknowledged something: then there is room for
-    new requests whose numbers are those of old ones, which still wait."""
+    """Indexes now this, now that, and crashes right after it has acknowledged something.
+
+    Then there is room for new requests, whose numbers are those of old ones that still wait.
+    """
 
     def __init__(self, rng: Random) -> None:
         super().__init__()
