@@ -1,14 +1,14 @@
 """`http`: events to any endpoint that takes a POST, in one of four framings.
 
 Owns the choice of body, headers and credentials. Plain lines go out as they lie in the log, without
-a look at single events.
+a look at single events. What vendors ask for is `profiles`'.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -39,6 +39,7 @@ from relay.destinations.http_config import (
     OptionalHeaderSecret,
     UrlConfig,
 )
+from relay.destinations.profiles import PROFILES, Profile, ProfileName, Writer
 from relay.model import Reason
 
 _STATUS_RANGE = re.compile(r"([2-5]\d\d)(?:-([2-5]\d\d))?")
@@ -67,6 +68,9 @@ class HttpConfig(UrlConfig):
     """Any HTTP endpoint."""
 
     type: Literal["http"] = Field(description="Any HTTP endpoint.")
+    profile: ProfileName | None = Field(
+        default=None, description="A vendor whose framing, limits and answers stand in for what is left out."
+    )
     method: Literal["POST", "PUT", "PATCH"] = Field(default="POST", description="Request method.")
     framing: Framing = Field(
         default="lines",
@@ -92,6 +96,14 @@ class HttpConfig(UrlConfig):
         "receiver reads past the first member: try it before relying on it. Only with framing lines.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        """What the profile says, where the user says nothing."""
+        name = given.get("profile") if isinstance(given, dict) else None
+        profile = PROFILES.get(name) if isinstance(name, str) else None  # type: ignore[call-overload]  # any text
+        return given if profile is None else profile.completed(given)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         named = [key.lower() for key in self.headers]
@@ -106,7 +118,17 @@ class HttpConfig(UrlConfig):
             raise refusal(
                 "`passthrough_gzip` sends what is stored, so it goes with neither `format` nor `redact`"
             )
+        if self.profile is not None:
+            self._suits(self.profile, named)
         return self
+
+    def _suits(self, name: ProfileName, headers: list[str]) -> None:
+        keys = {key for key in ("authorization", "bearer", "basic", "headers") if getattr(self, key)}
+        if "authorization" in headers:
+            keys.add("authorization")
+        own = None if self.authorization is None else self.authorization.reveal()
+        if (objection := PROFILES[name].objection(keys, own)) is not None:
+            raise refusal(f"the profile {name} {objection}")
 
     def request_headers(self) -> dict[str, str]:
         """Headers of every request, credentials included."""
@@ -128,6 +150,10 @@ class HttpDestination:
         self._clock = clock
         self._url = config.address()
         self._success = statuses(config.success)
+        self._profile: Profile | None = None if config.profile is None else PROFILES[config.profile]
+        self._write: Writer | None = None
+        if self._profile is not None and self._profile.framing == config.framing:
+            self._write = self._profile.write
         self._gzip = config.batch.compression == "gzip" or config.passthrough_gzip
         self._body_headers = {"Content-Type": config.content_type or framing.CONTENT_TYPE[config.framing]}
         if self._gzip:
@@ -141,6 +167,8 @@ class HttpDestination:
 
     @property
     def event_overhead(self) -> int:
+        if self._write is not None and self._profile is not None:
+            return self._profile.overhead
         return framing.OVERHEAD[self._config.framing]
 
     async def open(self) -> None:
@@ -152,23 +180,31 @@ class HttpDestination:
         if self._config.passthrough_gzip:
             members = chunk.gzip_members()
             if members is not None:
-                return await self._post(members)
-        return await self._post(await self._encoded(self._framed(chunk)))
+                return await self._post(members, len(chunk))
+        return await self._post(await self._encoded(self._framed(chunk)), len(chunk))
 
     async def probe(self) -> ProbeReport:
-        """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused."""
+        """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused.
+
+        A 400 may be nginx's for our client certificate; only the page would say so, which HEAD does not get.
+        """
         reply = await self._client.request("HEAD", self._url)
+        if isinstance(reply, Reply) and reply.status == 400:
+            reply = await self._client.request("GET", self._url)
         if not isinstance(reply, Reply):
             return ProbeReport(ok=False, detail=reply.response.detail)
-        detail = classify(reply, now=self._clock.now()).response.detail
-        if reply.status in {401, 402, 403, 404, 407, 410} or reply.status >= 502:
-            return ProbeReport(ok=False, detail=detail)
+        outcome = classify(reply, now=self._clock.now())
+        bad_request = reply.status == 400 and isinstance(outcome, Misconfigured)
+        if bad_request or reply.status in {401, 402, 403, 404, 407, 410, 495, 496} or reply.status >= 502:
+            return ProbeReport(ok=False, detail=outcome.response.detail)
         return ProbeReport(ok=True, detail=f"reachable; HEAD was answered with {reply.status}")
 
     async def close(self) -> None:
         await self._client.close()
 
     def _framed(self, chunk: Chunk) -> bytes:
+        if self._write is not None:
+            return self._write(list(chunk.events()))
         match self._config.framing:
             case "ndjson":
                 return framing.as_ndjson(chunk)
@@ -180,11 +216,21 @@ class HttpDestination:
     async def _encoded(self, body: bytes) -> bytes:
         return await zipped(body) if self._gzip else body
 
-    async def _post(self, body: bytes) -> Outcome:
+    def _bodies(self, chunk: Chunk) -> Iterable[bytes]:
+        """The body of each event, where each has one of its own."""
+        if self._write is None:
+            return chunk.lines()
+        write = self._write
+        return (write([event]) for event in chunk.events())
+
+    async def _post(self, body: bytes, count: int) -> Outcome:
         reply = await self._client.request(self._config.method, self._url, body, self._body_headers)
         if not isinstance(reply, Reply):
             return reply
-        return classify(reply, now=self._clock.now(), success=self._success)
+        outcome = classify(reply, now=self._clock.now(), success=self._success)
+        if self._profile is not None and isinstance(outcome, Delivered):
+            return self._profile.doubts(reply, count) or outcome
+        return outcome
 
     async def _one_by_one(self, chunk: Chunk) -> Outcome:
         """One request after another until something fails or the time-out of a send has passed.
@@ -192,8 +238,8 @@ class HttpDestination:
         What was sent until then is reported as delivered, so that it is not sent again.
         """
         deadline = self._clock.monotonic() + self._config.timeout
-        for done, line in enumerate(chunk.lines(), 1):
-            outcome = await self._post(await self._encoded(line))
+        for done, body in enumerate(self._bodies(chunk), 1):
+            outcome = await self._post(await self._encoded(body), 1)
             if not isinstance(outcome, Delivered):
                 return _broken_off(outcome, done - 1)
             if done == len(chunk):

@@ -61,6 +61,16 @@ class Credentials(Protocol):
     async def close(self) -> None: ...
 
 
+class Proof(Protocol):
+    """Proof that events are stored where the answer to a request is none yet."""
+
+    async def of(
+        self, post: Callable[[], Awaitable[Reply | NoReply]], judge: Callable[[Reply], Outcome], ask: Ask
+    ) -> Outcome:
+        """Send with *post*, have *judge* read the answer, and return when it is certain what became of it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Unfit:
     """What `Intake.part` says of an event that the vendor would silently mutilate."""
@@ -91,12 +101,19 @@ class PostingDestination:
     """Sends to one intake."""
 
     def __init__(
-        self, config: HttpConfigBase, intake: Intake, *, clock: Clock, credentials: Credentials | None = None
+        self,
+        config: HttpConfigBase,
+        intake: Intake,
+        *,
+        clock: Clock,
+        credentials: Credentials | None = None,
+        proof: Proof | None = None,
     ) -> None:
         self._name = config.name
         self._intake = intake
         self._clock = clock
         self._credentials = credentials
+        self._proof = proof
         self._gzip = config.batch.compression == "gzip"
         self._body_headers = {"Content-Type": intake.content_type}
         if self._gzip:
@@ -136,10 +153,7 @@ class PostingDestination:
         body = self._intake.body(parts)
         if self._gzip:
             body = await zipped(body)
-        reply = await self._ask("POST", self._intake.url, body, self._body_headers)
-        if not isinstance(reply, Reply):
-            return reply
-        return self._intake.judge(reply, len(parts), self._clock.now())
+        return await self._outcome(body, len(parts))
 
     def part(self, event: Event) -> bytes | Unfit:
         """One event as it stands in a request's body, or why it must not stand there."""
@@ -148,6 +162,18 @@ class PostingDestination:
         if most is not None and not isinstance(part, Unfit) and len(part) > most:
             return Unfit(Reason.TOO_LARGE, f"{len(part)} bytes, of which the destination keeps {most}")
         return part
+
+    async def _outcome(self, body: bytes, count: int) -> Outcome:
+        async def post() -> Reply | NoReply:
+            return await self._ask("POST", self._intake.url, body, self._body_headers)
+
+        def judge(reply: Reply) -> Outcome:
+            return self._intake.judge(reply, count, self._clock.now())
+
+        if self._proof is not None:
+            return await self._proof.of(post, judge, self._ask)
+        reply = await post()
+        return judge(reply) if isinstance(reply, Reply) else reply
 
     async def probe(self) -> ProbeReport:
         return await self._intake.probe(self._ask, self._clock.now())

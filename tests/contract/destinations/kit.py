@@ -107,6 +107,13 @@ KINDS = [
     Kind(
         "http-array", "http", {"bearer": "bearer-t0ken", "framing": "json_array"}, secrets=("bearer-t0ken",)
     ),
+    Kind(
+        "http-cortex",
+        "http",
+        {"profile": "cortex_xsiam", "authorization": "cortex-k3y"},
+        secrets=("cortex-k3y",),
+        success=b'{"ok":"true"}',
+    ),
     Kind("sumologic", "sumologic", {"category": "kong/audit"}),
     Kind(
         "splunk_hec",
@@ -116,6 +123,14 @@ KINDS = [
         secrets=("hec-t0ken-0123",),
         success=b'{"text":"Success","code":0}',
         healthy=collector_health,
+    ),
+    Kind(
+        "splunk_hec-raw",
+        "splunk_hec",
+        {"token": "hec-t0ken-0123", "endpoint": "raw"},
+        path="",
+        secrets=("hec-t0ken-0123",),
+        success=b'{"text":"Success","code":0}',
     ),
     Kind(
         "logscale",

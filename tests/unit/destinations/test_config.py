@@ -65,11 +65,12 @@ def test_http_refuses(settings: dict[str, object], message: str) -> None:
     [
         ({"token": ""}, "expected either `token` or `authorization`"),
         ({"authorization": "Splunk s3cret"}, "expected either `token` or `authorization`"),
-        ({"acknowledge": True}, "Input should be False"),
+        ({"endpoint": "metrics"}, "Input should be 'event' or 'raw'"),
+        ({"ack_timeout": "0s"}, "greater than 0"),
     ],
 )
 def test_splunk_refuses(settings: dict[str, object], message: str) -> None:
-    """One credential is needed, and what this version cannot do is not promised."""
+    """One credential is needed, and what Splunk has no use for is refused."""
     with pytest.raises(ValidationError) as caught:
         SplunkHecConfig.model_validate({**SPLUNK, **settings})
 
