@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from relay.batch import Chunk
 from relay.clock import Clock
+from relay.config.secret import OptionalSecret
 from relay.config.types import refusal
 from relay.destinations import framing
 from relay.destinations.base import (
@@ -39,6 +41,7 @@ from relay.destinations.http_config import (
     OptionalHeaderSecret,
     UrlConfig,
 )
+from relay.destinations.messages import pagerduty
 from relay.destinations.profiles import PROFILES, Profile, ProfileName, Writer
 from relay.model import Reason
 
@@ -87,6 +90,9 @@ class HttpConfig(UrlConfig):
     )
     bearer: OptionalHeaderSecret = Field(default=None, description="Token sent as `Bearer <token>`.")
     basic: Basic | None = Field(default=None, description="User name and password.")
+    routing_key: OptionalSecret = Field(
+        default=None, description="Integration key, sent in the body; for the profile pagerduty."
+    )
     success: Annotated[tuple[int | str, ...], AfterValidator(_readable)] = Field(
         default=("200-299",), min_length=1, description="Statuses that mean the events are stored."
     )
@@ -118,12 +124,15 @@ class HttpConfig(UrlConfig):
             raise refusal(
                 "`passthrough_gzip` sends what is stored, so it goes with neither `format` nor `redact`"
             )
+        if self.routing_key is not None and self.profile != "pagerduty":
+            raise refusal("`routing_key` belongs to the profile pagerduty")
         if self.profile is not None:
             self._suits(self.profile, named)
         return self
 
     def _suits(self, name: ProfileName, headers: list[str]) -> None:
-        keys = {key for key in ("authorization", "bearer", "basic", "headers") if getattr(self, key)}
+        known = ("authorization", "bearer", "basic", "headers", "routing_key")
+        keys = {key for key in known if getattr(self, key)}
         if "authorization" in headers:
             keys.add("authorization")
         own = None if self.authorization is None else self.authorization.reveal()
@@ -154,12 +163,15 @@ class HttpDestination:
         self._write: Writer | None = None
         if self._profile is not None and self._profile.framing == config.framing:
             self._write = self._profile.write
+        # The password itself is in no header, only its encoded form; the routing key is in the body.
+        secrets = [config.basic.password.reveal()] if config.basic is not None else []
+        if config.routing_key is not None:
+            secrets.append(config.routing_key.reveal())
+            self._write = partial(pagerduty, routing_key=config.routing_key.reveal())
         self._gzip = config.batch.compression == "gzip" or config.passthrough_gzip
         self._body_headers = {"Content-Type": config.content_type or framing.CONTENT_TYPE[config.framing]}
         if self._gzip:
             self._body_headers["Content-Encoding"] = "gzip"
-        # The password itself is in no header, only its encoded form.
-        secrets = () if config.basic is None else (config.basic.password.reveal(),)
         self._client = HttpClient(config, headers=config.request_headers(), secrets=secrets)
 
     def __repr__(self) -> str:

@@ -126,7 +126,7 @@ def teams(events: Sequence[Event]) -> bytes:
     return orjson.dumps({"type": "message", "attachments": [attachment]})
 
 
-def pagerduty(events: Sequence[Event], *, routing_key: str) -> bytes:
+def pagerduty(events: Sequence[Event], *, routing_key: str = "") -> bytes:
     """For PagerDuty's Events API v2."""
     message = Message.of(events)
     return orjson.dumps(

@@ -17,10 +17,22 @@ import orjson
 from relay.destinations.base import Misconfigured, Outcome, Rejected, Transient
 from relay.destinations.classify import Reply, respond
 from relay.destinations.framing import Framing, quoted
+from relay.destinations.messages import pagerduty, slack, teams
 from relay.konnect.times import happened_at
 from relay.model import Event
 
-ProfileName = Literal["panther", "cortex_xsiam", "exabeam", "rapid7", "qradar", "dynatrace", "elastic_agent"]
+ProfileName = Literal[
+    "panther",
+    "cortex_xsiam",
+    "exabeam",
+    "rapid7",
+    "qradar",
+    "dynatrace",
+    "elastic_agent",
+    "slack",
+    "teams",
+    "pagerduty",
+]
 
 Writer = Callable[[Sequence[Event]], bytes]
 """The body of one request with these events; with `one_per_request` there is one."""
@@ -39,9 +51,11 @@ class Profile:
     max_events: int
     max_bytes: int  # before compression
     compression: Literal["none", "gzip"]
+    linger: str = "0s"  # as in the configuration
+    url: str | None = None  # where the vendor has one address for everybody
     success: tuple[int | str, ...] = ("200-299",)
     content_type: str | None = None  # None: what belongs to the framing
-    # One of these is needed: `authorization`, `bearer`, `basic`, `headers`. None: the vendor asks for none.
+    # One of these is needed: `authorization`, `bearer`, `basic`, `headers`, `routing_key`. None: none is.
     needs: tuple[str, ...] = ()
     credential: str = ""  # what is needed, for the message
     schemes: tuple[str, ...] = ()  # one of which `authorization` begins with; none: anything goes
@@ -55,6 +69,8 @@ class Profile:
     def completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """*given*, as the user wrote it, with what is left out filled in."""
         settings: dict[str, Any] = {"framing": self.framing, "success": self.success, **given}
+        if self.url is not None:
+            settings.setdefault("url", self.url)
         if "framing" not in given and self.content_type is not None:
             settings.setdefault("content_type", self.content_type)
         batch = given.get("batch", {})
@@ -63,6 +79,7 @@ class Profile:
                 "max_events": self.max_events,
                 "max_bytes": self.max_bytes,
                 "compression": self.compression,
+                "linger": self.linger,
             }
             settings["batch"] = {**limits, **batch}
         return settings
@@ -108,6 +125,21 @@ def _for_dynatrace(events: Sequence[Event]) -> bytes:
     """An array of log records: the line as text, so that Dynatrace neither flattens nor rounds it."""
     return b"[%b]" % b",".join(
         [_DYNATRACE % (quoted(event.line), happened_at(event), event.id.encode()) for event in events]
+    )
+
+
+def _message(write: Writer, *, success: tuple[int, ...], **more: Any) -> Profile:
+    """For people: all events of ten seconds are one message, whatever their number."""
+    return Profile(
+        framing="json_array",
+        max_events=10_000,
+        max_bytes=10_000_000,
+        compression="none",
+        linger="10s",
+        success=success,
+        content_type="application/json",
+        write=write,
+        **more,
     )
 
 
@@ -166,6 +198,17 @@ PROFILES: Mapping[ProfileName, Profile] = MappingProxyType(
         # elastic.co, HTTP endpoint input: an object or an array of objects, nothing else.
         "elastic_agent": Profile(
             framing="json_array", max_events=1000, max_bytes=1_000_000, compression="gzip", success=(200,)
+        ),
+        # The URL is the credential: docs.slack.dev, incoming webhooks; learn.microsoft.com, Teams workflows.
+        "slack": _message(slack, success=(200,)),
+        "teams": _message(teams, success=(200, 202)),
+        # developer.pagerduty.com, Events API v2; the key is part of the body, which `http` puts in.
+        "pagerduty": _message(
+            pagerduty,
+            success=(202,),
+            url="https://events.pagerduty.com/v2/enqueue",
+            needs=("routing_key",),
+            credential="the integration key of an Events API v2 integration",
         ),
     }
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from relay.destinations import http
-from relay.destinations.base import Delivered, Misconfigured, Outcome, Partial, Rejected, Transient
+from relay.destinations.base import Delivered, Misconfigured, Outcome, Partial, Rejected, Throttled, Transient
 from relay.destinations.profiles import PROFILES
 from relay.konnect.times import happened_at
 from tests.contract.destinations.kit import Kind, opened
@@ -150,3 +150,54 @@ async def test_a_writing_for_single_events(monkeypatch: pytest.MonkeyPatch) -> N
         assert destination.event_overhead == 7
 
     assert [request.body for request in siem.requests] == [event.id.encode() for event in CHUNK.events()]
+
+
+MESSAGES = {
+    "slack": (Kind("slack", "http", {"profile": "slack"}), 200, b"ok"),
+    "teams": (Kind("teams", "http", {"profile": "teams"}), 202, b""),
+    "pagerduty": (
+        Kind("pagerduty", "http", {"profile": "pagerduty", "routing_key": "r0uting-key"}),
+        202,
+        b'{"status":"success","message":"Event processed","dedup_key":"x"}',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+async def test_messages(name: str) -> None:
+    """However many events, people get one message, and its success is the vendor's own."""
+    kind, status, body = MESSAGES[name]
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        siem.then(status, body=body)
+        outcome = await destination.send(chunk_of(sample("cef") * 10))
+
+    assert isinstance(outcome, Delivered)
+    (request,) = siem.requests
+    assert request.headers["Content-Type"] == "application/json"
+    assert "Authorization" not in request.headers
+    said = json.dumps(json.loads(request.body))
+    assert ('"more": 260' if name == "pagerduty" else "and 260 more") in said
+
+
+async def test_pagerduty_key_is_in_the_body_and_nowhere_else() -> None:
+    """Where the answer repeats it, it is blotted out."""
+    kind, *_ = MESSAGES["pagerduty"]
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        siem.answer(400, body='{"status":"invalid event","errors":["r0uting-key is no key"]}')
+        outcome = await destination.send(CHUNK)
+
+    assert isinstance(outcome, Rejected)
+    assert json.loads(siem.requests[0].body)["routing_key"] == "r0uting-key"
+    assert b"<secret> is no key" in outcome.response.excerpt
+    assert "r0uting-key" not in repr(outcome)
+
+
+async def test_slack_asks_for_patience() -> None:
+    """What is too much for a room waits as long as it asks for."""
+    kind, *_ = MESSAGES["slack"]
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        siem.answer(429, headers={"Retry-After": "30"})
+        outcome = await destination.send(CHUNK)
+
+    assert isinstance(outcome, Throttled)
+    assert outcome.retry_after == 30
