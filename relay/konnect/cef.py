@@ -22,7 +22,9 @@ HOST = "konghq.com"
 
 _MARKER = b"CEF:"
 _HEADER = 7  # CEF:0 | vendor | product | version | class | name | severity | extensions
-_UNESCAPED_PIPE = re.compile(r"((?:[^\\|]|\\.?)*)(?:\||$)", re.DOTALL)
+_SEVERITY = 6
+_SEVERITY_TEXT = re.compile(r"[0-9]{1,2}")
+_FIELD = re.compile(r"((?:[^\\|]|\\.)*+)\|", re.DOTALL)
 _ESCAPED = re.compile(r"\\([\\|])")
 _SECOND_HEADER = "|rt="  # what would follow a severity
 
@@ -68,24 +70,24 @@ def parse_cef(line: bytes) -> Record | None:
 
 def _split_header(text: str) -> list[str] | None:
     parts = text.split("|", _HEADER)
-    if len(parts) <= _HEADER:
-        return None
-    if "\\" in text[: len(text) - len(parts[_HEADER])]:
-        return _split_escaped(text)
-    return parts
+    if len(parts) > _HEADER and _SEVERITY_TEXT.fullmatch(parts[_SEVERITY]):
+        return parts
+    # The CEF standard escapes `|` in a header as `\|`. Konnect has not been seen to, so that reading comes
+    # second: with a backslash at a field's end it would take the extensions for the header.
+    escaped = _split_escaped(text) if "\\|" in text else None
+    return escaped or (parts if len(parts) > _HEADER else None)
 
 
 def _split_escaped(text: str) -> list[str] | None:
-    """As by the CEF standard, `\\|` and `\\\\` in a header. Konnect has not been seen to use them."""
     parts: list[str] = []
     at = 0
     for _ in range(_HEADER):
-        found = _UNESCAPED_PIPE.match(text, at)
-        if found is None or found.end() == len(found[1]) + at:
+        found = _FIELD.match(text, at)
+        if found is None:
             return None
         parts.append(_ESCAPED.sub(r"\1", found[1]))
         at = found.end()
-    return [*parts, text[at:]]
+    return [*parts, text[at:]] if _SEVERITY_TEXT.fullmatch(parts[_SEVERITY]) else None
 
 
 def _read_extensions(text: str, kind: EventType, found: dict[str, object]) -> _Layout:

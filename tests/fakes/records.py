@@ -8,7 +8,7 @@ from relay.konnect.record import Record
 
 # Anything a header or a path may hold on one line, but nothing that looks like a field of CEF: a line that
 # does is doubtful by rights, and has its own tests.
-_ANY = st.text(st.characters(exclude_characters="\n\r=", exclude_categories=("Cs",)), max_size=40)
+_ANY = st.text(st.characters(exclude_characters="\n\r=", exclude_categories=["Cs"]), max_size=40)
 _TOKEN = st.text(st.sampled_from("abcdefghijklmnopqrstuvwxyz0123456789-_./*"), min_size=1, max_size=30)
 _ID = st.one_of(st.just(""), st.uuids().map(str))
 _SIG = st.text(
