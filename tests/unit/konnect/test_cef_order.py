@@ -174,6 +174,14 @@ def test_an_unknown_key_among_konnects_own_is_a_field() -> None:
     assert (record.action, record.granted) == ("edit", False)
 
 
+def test_an_extension_called_as_a_field_of_the_header_replaces_none() -> None:
+    """Both are kept."""
+    record = read(AUTHORIZATION.replace(" granted=", " severity=0 name=evil granted="))
+
+    assert (record.name, record.severity) == ("Authz.portals", 6)
+    assert ("severity", "0 name=evil") in record.extra
+
+
 def test_nothing_but_what_is_always_there_is_believed_behind_an_unknown_key() -> None:
     """Its value may be a caller's too."""
     record = read(AUTHORIZATION.replace(" granted=", " referer=x kong_initiated=true granted="))
