@@ -230,6 +230,18 @@ def test_what_nobody_documented() -> None:
     assert f'"unmapped":{extra}'.encode() in line
 
 
+@pytest.mark.parametrize("writing", ["json", "cps", "cef", "ecs", "ocsf"])
+def test_whatever_was_read_can_be_written(writing: Writing) -> None:
+    """However deep Konnect's fields may become nested: what is read at all is no trouble to a writer."""
+    for depth in (1, 30):
+        record = parse(b'{"name":"Ingress","x":' + b"[" * depth + b"1" + b"]" * depth + b"}")
+        assert record is not None
+
+        line = write(record, writing, event_id=EVENT_ID, received=b"", source="us")
+
+        assert b"[" * depth + b"1" + b"]" * depth in line
+
+
 def test_bytes_that_are_no_text_become_replacement_characters() -> None:
     """The field for the line takes text only."""
     assert document(Record(), "ecs", b"\xff\n")["event"]["original"] == "�\n"

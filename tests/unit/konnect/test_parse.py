@@ -65,6 +65,8 @@ def read(line: bytes) -> Record:
         b'{"rt":NaN}',
         b'{"rt":1e999}',
         b'{"deep":' + b"[" * 100_000,
+        b'{"deep":' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"event":{"deep":' + b'{"x":' * 40 + b"1" + b"}" * 42,
         b'{"long":' + b"9" * 10_000 + b"}",
         b"CEF:0|KongInc|Konnect|1.0|class|name|6",
         b"2025-06-18T21:01:21Z konghq.com CEF:0",
