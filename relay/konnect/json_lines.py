@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import orjson
 
-from relay.konnect.record import FIELDS, TYPED, Record, record_of, typed
+from relay.konnect.record import FIELDS, FLAGS, TYPED, Record, record_of, typed
 
 _FIELDS = frozenset(FIELDS)
 # Numbers in the samples, text by the documentation: a reader that makes doubles of numbers loses digits.
@@ -41,8 +41,9 @@ def parse_object(line: bytes) -> Record | None:
 def _record(found: dict[str, object]) -> Record:
     extra: list[tuple[str, object]] = []
     for name, value in list(found.items()) if _FIELDS.issuperset(found) else _documented(found, extra):
-        if type(value) is str and name not in TYPED:
-            continue
+        kind = type(value)
+        if (kind is str and name not in TYPED) or (kind is bool and name in FLAGS):
+            continue  # as nearly all of them are
         known = _known(name, value)
         if known is None:
             extra.append((name, found.pop(name)))
