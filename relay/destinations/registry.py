@@ -14,6 +14,8 @@ from relay.destinations.http import HttpConfig, HttpDestination
 from relay.destinations.logscale import LogScaleConfig, logscale
 from relay.destinations.splunk_hec import SplunkHecConfig, splunk_hec
 from relay.destinations.sumologic import SumoLogicConfig, SumoLogicDestination
+from relay.destinations.syslog import SyslogDestination
+from relay.destinations.syslog_config import SyslogConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ DESTINATIONS: Mapping[str, DestinationType] = MappingProxyType(
         "splunk_hec": DestinationType(SplunkHecConfig, splunk_hec),
         "logscale": DestinationType(LogScaleConfig, logscale),
         "file": DestinationType(FileConfig, FileDestination),
+        "syslog": DestinationType(SyslogConfig, SyslogDestination),
     }
 )
 
