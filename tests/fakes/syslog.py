@@ -11,6 +11,8 @@ import socket
 import ssl
 import struct
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
@@ -89,8 +91,11 @@ class Line:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """End it as a process does that has read everything."""
         self.writer.close()
+        with suppress(OSError):
+            await self.writer.wait_closed()
 
 
 class SyslogServer:
@@ -164,8 +169,7 @@ class SyslogServer:
         """Wait until the sender has closed so many connections."""
         await self._until(lambda: sum(line.ended for line in self.lines) >= count)
 
-    async def _until(self, true: object) -> None:
-        assert callable(true)
+    async def _until(self, true: Callable[[], bool]) -> None:
         async with asyncio.timeout(TIME_LIMIT):
             while not true():
                 self._changed.clear()
@@ -196,8 +200,10 @@ class SyslogServer:
             messages = line.reader.feed(data)
             line.messages += messages if after is None else messages[: after - len(line.messages)]
             if after is not None and len(line.messages) >= after:
-                line.reset() if line.manners.ending == "reset" else line.close()
+                if line.manners.ending == "reset":
+                    line.reset()
+                await line.close()
                 return
             self._changed.set()
         line.ended = True
-        line.close()
+        await line.close()

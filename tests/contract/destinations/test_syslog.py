@@ -309,7 +309,7 @@ async def test_sent_again_before_anything_else() -> None:
         await siem.send(chunk_of(LINES[:5]))
         await siem.send(chunk_of(LINES[5:10]))
         await server.got(10)
-        server.lines[0].close()
+        await server.lines[0].close()
         await siem.send(chunk_of(LINES[10:20]))
         await server.got(30)
 
@@ -340,7 +340,7 @@ async def test_nothing_sent_again() -> None:
         async with opened(server.address, resend_last="0s") as siem:
             await siem.send(CHUNK)
             await server.got(len(LINES))
-            server.lines[0].close()
+            await server.lines[0].close()
             await siem.send(chunk_of(LINES[:3]))
         await server.left()
 
