@@ -99,6 +99,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "splunk_hec": SPLUNK,
     "logscale": SPLUNK | {"type": "logscale"},
     "file": {"name": "siem", "type": "file", "path": "/var/log/konnect/audit.ndjson"},
+    "syslog": {"name": "siem", "type": "syslog", "address": "siem.example.com"},
 }
 
 
