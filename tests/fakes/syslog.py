@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 TIME_LIMIT = 10.0  # seconds a test waits for what must come
 
@@ -181,9 +181,7 @@ class SyslogServer:
         self.lines.append(line)
         self._changed.set()
         if not manners.reads:
-            transport = writer.transport
-            assert isinstance(transport, asyncio.ReadTransport)
-            transport.pause_reading()
+            cast("asyncio.ReadTransport", writer.transport).pause_reading()
             return
         try:
             await self._read(line, reader)

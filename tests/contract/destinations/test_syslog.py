@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay.clock import SystemClock
+from relay.clock import Clock, SystemClock
 from relay.destinations.base import Delivered, Misconfigured, Partial, TooLarge, Transient
 from relay.destinations.syslog import SyslogDestination
 from relay.destinations.syslog_config import SyslogConfig
@@ -39,16 +39,18 @@ def carried(messages: list[bytes], lines: list[bytes]) -> bool:
     return len(messages) == len(lines) and all(map(bytes.endswith, messages, texts(lines)))
 
 
-def destination(address: str, **settings: object) -> SyslogDestination:
+def destination(address: str, clock: Clock | None = None, **settings: object) -> SyslogDestination:
     config = SyslogConfig.model_validate(
         {"name": "siem", "type": "syslog", "address": address, **PLAIN, **settings}
     )
-    return SyslogDestination(config, clock=SystemClock())
+    return SyslogDestination(config, clock=clock or SystemClock())
 
 
 @asynccontextmanager
-async def opened(address: str, **settings: object) -> AsyncIterator[SyslogDestination]:
-    made = destination(address, **settings)
+async def opened(
+    address: str, clock: Clock | None = None, **settings: object
+) -> AsyncIterator[SyslogDestination]:
+    made = destination(address, clock, **settings)
     await made.open()
     try:
         yield made
@@ -332,6 +334,35 @@ async def test_server_away_for_a_while() -> None:
     assert isinstance(while_away, Transient)
     assert isinstance(back, Delivered)
     assert carried(server.messages, LINES * 2)
+
+
+class HastyClock(SystemClock):
+    """Cuts waits of a second and more short, and remembers them."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds >= 1:
+            self.waits.append(seconds)
+            seconds = 0.05
+        await super().sleep(seconds)
+
+
+async def test_server_that_only_takes_connections() -> None:
+    """One that closes each connection at once is not tried without a pause, and served once it behaves."""
+    clock = HastyClock()
+    bad = Manners(after=1, ending="reset")
+    async with SyslogServer() as server:
+        server.next.extend([Manners(), bad, bad])
+        async with opened(server.address, clock) as siem:
+            await siem.send(CHUNK)
+            await server.got(len(LINES))
+            await server.lines[0].close()
+            await server.got(2 * len(LINES) + 2)
+
+    assert clock.waits[:2] == [1.0, 2.0]
+    assert carried(server.lines[3].messages, LINES)
 
 
 async def test_nothing_sent_again() -> None:
