@@ -22,10 +22,10 @@ from relay.destinations.base import (
     Transient,
 )
 from relay.destinations.syslog_config import SyslogConfig
-from relay.destinations.syslog_connection import SyslogTrouble
 from relay.destinations.syslog_datagrams import Datagrams, MessageTooLong
 from relay.destinations.syslog_message import Messages
 from relay.destinations.syslog_stream import Stream
+from relay.destinations.syslog_trouble import SyslogTrouble
 from relay.model import Reason, Response
 
 

@@ -1,30 +1,30 @@
 """One connection to a syslog server, and what can be known of the bytes that went into it.
 
-Owns the socket, TLS on it, and the border where the system's and OpenSSL's errors end. Syslog has no
-answers, so all there is to know is what TCP knows: whether the other side's kernel has acknowledged every
-byte (SIOCOUTQ), and whether the connection has ended. That is why the socket is ours and not asyncio's:
-a transport keeps bytes in buffers of its own where nobody can count them. Never sends anything twice and
-never connects again; that is `relay.destinations.syslog_stream`'s business.
+Owns the socket and TLS on it. Syslog has no answers, so all there is to know is what TCP knows: whether the
+other side's kernel has acknowledged every byte (SIOCOUTQ), and whether the connection has ended. That is why
+the socket is ours and not asyncio's: a transport keeps bytes in buffers of its own where nobody can count
+them. Never sends anything twice and never connects again; that is `relay.destinations.syslog_stream`'s
+business.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
 import socket
 import ssl
 import struct
 import sys
 import termios
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from relay.clock import Clock
 from relay.destinations.certificates import certificate_refusal
 from relay.destinations.syslog_config import Address
+from relay.destinations.syslog_tls import Tls
+from relay.destinations.syslog_trouble import SyslogTrouble, system_words, trouble_of
 
 SocketAddress = tuple[Any, ...]  # as the socket module has it, by family
 
@@ -41,15 +41,6 @@ _BLIND_WAIT = 1.0  # seconds that have to do where the system cannot tell what w
 _FIRST_WORD = 0.5
 
 
-class SyslogTrouble(Exception):
-    """Nothing is known to have arrived, and why: one sentence, free of secrets."""
-
-    def __init__(self, detail: str, *, misconfigured: bool = False) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.misconfigured = misconfigured  # a certificate was refused, theirs or ours
-
-
 @dataclass(frozen=True, slots=True)
 class End:
     """How a connection ended that we did not end."""
@@ -62,7 +53,7 @@ class End:
 class Connection:
     """An open connection. Use `connect`; one writer at a time."""
 
-    def __init__(self, plain: socket.socket, tls: _Tls | None, *, clock: Clock) -> None:
+    def __init__(self, plain: socket.socket, tls: Tls | None, *, clock: Clock) -> None:
         self.end: End | None = None
         self.ended = asyncio.Event()
         self.on_end: Callable[[], None] = _nothing
@@ -87,7 +78,7 @@ class Connection:
             _watch_over(plain, patience)
             tls = None
             if context is not None:
-                tls = _Tls(plain, context, address.host)
+                tls = Tls(plain, context, address.host)
                 async with asyncio.timeout(patience):
                     await tls.shake_hands()
         except TimeoutError:
@@ -95,7 +86,7 @@ class Connection:
             raise SyslogTrouble(f"the TLS handshake took longer than {patience:g} s") from None
         except OSError as error:  # ssl.SSLError is one
             plain.close()
-            raise _trouble(error, "the TLS handshake failed") from error
+            raise trouble_of(error, "the TLS handshake failed") from error
         except BaseException:
             plain.close()
             raise
@@ -210,7 +201,7 @@ class Connection:
         """Note the first end that is noticed."""
         if self.end is not None:
             return
-        self.end = End(self._clock.monotonic(), orderly, _trouble(error, "the TLS connection broke"))
+        self.end = End(self._clock.monotonic(), orderly, trouble_of(error, "the TLS connection broke"))
         self.ended.set()
         self._spoken.set()
         self.on_end()
@@ -230,71 +221,16 @@ class Connection:
         raise AssertionError("a connection that has ended passed its check")
 
 
-class _Tls:
-    """TLS between two buffers in memory: the records go through our own socket."""
-
-    def __init__(self, plain: socket.socket, context: ssl.SSLContext, host: str) -> None:
-        self._socket = plain
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-
-    @property
-    def version(self) -> str:
-        return self._tls.version() or "TLS"
-
-    async def shake_hands(self) -> None:
-        """Raises `OSError`."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                done = False
-            except ssl.SSLError:
-                with suppress(OSError):  # tell the other side why, if it still listens
-                    await loop.sock_sendall(self._socket, self._outgoing.read())
-                raise
-            else:
-                done = True
-            await loop.sock_sendall(self._socket, self._outgoing.read())
-            if done:
-                return
-            data = await loop.sock_recv(self._socket, _READ)
-            if not data:
-                raise ConnectionResetError
-            self._incoming.write(data)
-
-    def sealed(self, data: memoryview) -> bytes:
-        """*data* as records, after whatever TLS itself has to say."""
-        self._tls.write(data)
-        return self._outgoing.read()
-
-    def heard(self, data: bytes) -> bool:
-        """Take in what came; whether there was anything. Raises `ssl.SSLError` at alerts and at the end."""
-        anything = bool(self._incoming.pending or data)
-        self._incoming.write(data)
-        try:
-            while self._tls.read(_READ):
-                pass
-        except ssl.SSLWantReadError:
-            return anything
-        raise ssl.SSLZeroReturnError(ssl.SSL_ERROR_ZERO_RETURN, "closed")
-
-    def goodbye(self) -> bytes:
-        """close_notify, after whatever was still to be said. Raises `ssl.SSLError`."""
-        with suppress(ssl.SSLWantReadError):  # their own is not here yet
-            self._tls.unwrap()
-        return self._outgoing.read()
-
-
 async def resolved(
-    address: Address, kind: socket.SocketKind
+    address: Address, kind: socket.SocketKind, *, patience: float
 ) -> list[tuple[socket.AddressFamily, SocketAddress]]:
-    """The socket addresses behind the name. Raises `SyslogTrouble`."""
+    """The socket addresses behind the name. Raises `SyslogTrouble`, at the latest after *patience*."""
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(address.host, address.port, type=kind)
+        async with asyncio.timeout(patience):
+            found = await loop.getaddrinfo(address.host, address.port, type=kind)
+    except TimeoutError:
+        raise SyslogTrouble(f"the name {address.host} was not resolved within {patience:g} s") from None
     except (OSError, UnicodeError) as error:
         raise SyslogTrouble(f"the name {address.host} cannot be resolved") from error
     return [(family, where) for family, _, _, _, where in found]
@@ -303,7 +239,7 @@ async def resolved(
 async def _connected(address: Address, patience: float) -> socket.socket:
     loop = asyncio.get_running_loop()
     trouble = SyslogTrouble(f"the name {address.host} has no address")
-    targets = await resolved(address, socket.SOCK_STREAM)
+    targets = await resolved(address, socket.SOCK_STREAM, patience=patience)
     for family, where in targets:
         plain = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -345,21 +281,6 @@ def _unacknowledged(plain: socket.socket) -> int | None:
     # SIOCOUTQ of tcp(7) is the same number as TIOCOUTQ.
     (count,) = struct.unpack("i", fcntl.ioctl(plain.fileno(), termios.TIOCOUTQ, bytes(4)))
     return int(count)
-
-
-def _trouble(error: OSError, tls_words: str) -> SyslogTrouble:
-    """The border: whatever ended a connection, in our own words."""
-    refusal = certificate_refusal(error)
-    if refusal is not None:
-        return SyslogTrouble(refusal, misconfigured=True)
-    if isinstance(error, ssl.SSLError):
-        return SyslogTrouble(tls_words)
-    return SyslogTrouble(f"the connection broke: {system_words(error)}")
-
-
-def system_words(error: OSError) -> str:
-    """The operating system's phrase for the error number."""
-    return os.strerror(error.errno) if error.errno else "closed by the other side"
 
 
 def _nothing() -> None:

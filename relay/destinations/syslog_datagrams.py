@@ -14,7 +14,8 @@ from contextlib import suppress
 
 from relay.clock import Clock
 from relay.destinations.syslog_config import SyslogConfig
-from relay.destinations.syslog_connection import SyslogTrouble, resolved, system_words
+from relay.destinations.syslog_connection import resolved
+from relay.destinations.syslog_trouble import SyslogTrouble, system_words
 
 _RESOLVE_EVERY = 60.0  # seconds; nothing else would tell that a name has moved
 
@@ -57,10 +58,7 @@ class Datagrams:
     async def probe(self) -> str:
         """Resolve the name and find a route; nothing is sent. Raises `SyslogTrouble`."""
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._ready()
-        except TimeoutError:
-            raise SyslogTrouble(f"the name could not be resolved within {self._timeout:g} s") from None
+            await self._ready()
         except OSError as error:
             raise SyslogTrouble(f"cannot send: {system_words(error)}") from error
         return f"there is a way to {self._address}; with UDP nobody can tell whether anyone listens"
@@ -72,7 +70,7 @@ class Datagrams:
         now = self._clock.monotonic()
         if self._socket is not None and now - self._resolved_at < _RESOLVE_EVERY:
             return self._socket
-        (family, where), *_ = await resolved(self._address, socket.SOCK_DGRAM)
+        (family, where), *_ = await resolved(self._address, socket.SOCK_DGRAM, patience=self._timeout)
         self._let_go()
         self._socket = udp = socket.socket(family, socket.SOCK_DGRAM)
         udp.setblocking(False)

@@ -16,8 +16,9 @@ from contextlib import suppress
 
 from relay.clock import Clock
 from relay.destinations.syslog_config import SyslogConfig
-from relay.destinations.syslog_connection import KEEPALIVE, Connection, SyslogTrouble
+from relay.destinations.syslog_connection import KEEPALIVE, Connection
 from relay.destinations.syslog_tail import Tail
+from relay.destinations.syslog_trouble import SyslogTrouble
 from relay.tls import client_context
 
 _FIRST_WAIT = 1.0  # seconds before a lost connection is tried again for the tail's sake; doubles
@@ -68,9 +69,7 @@ class Stream:
             await self._take_leave(connection)
         finally:
             await connection.dropped()
-        return (
-            f"connected to {self._address} with {description}; syslog gives no answer that would prove more"
-        )
+        return f"connected to {self._address} with {description}; syslog has no answer that proves more"
 
     async def close(self) -> None:
         """Take leave in an orderly way; what is still owed to a lost connection gets one more attempt."""

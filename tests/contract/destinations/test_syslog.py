@@ -275,10 +275,23 @@ async def test_hanging_server() -> None:
     assert carried(server.lines[1].messages, LINES)
 
 
+async def test_taken_by_our_own_system_only() -> None:
+    """What lies in our own send buffer, because the server's window is full, is not delivered."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        async with opened(f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.3) as siem:
+            outcome = await siem.send(chunk_of([b"x" * 30_000]))
+
+    assert isinstance(outcome, Transient)
+    assert outcome.response.detail == "not every byte was acknowledged within 0.3 s"
+
+
 @pytest.mark.parametrize("manners", [Manners(after=3), Manners(after=3, ending="reset")])
 async def test_broken_off_within_a_chunk(manners: Manners) -> None:
     """A chunk whose connection ends under it is sent again as a whole, on a new one."""
-    large = LINES * 200
+    large = [b"x" * 60_000] * 200  # more than the buffers in between hold
     async with SyslogServer() as server:
         server.next.append(manners)
         async with opened(server.address) as siem:
@@ -298,6 +311,7 @@ async def test_acknowledged_and_never_read() -> None:
         server.next.append(Manners(reads=False))
         async with opened(server.address) as siem:
             outcome = await siem.send(CHUNK)
+            await server.connected(1)  # its kernel acknowledges before it knows
             server.lines[0].reset()
             messages = await server.got(len(LINES))
 
@@ -324,6 +338,7 @@ async def test_server_away_for_a_while() -> None:
         server.next.append(Manners(reads=False))
         async with opened(server.address) as siem:
             await siem.send(CHUNK)
+            await server.connected(1)  # its kernel acknowledges before it knows
             await server.stop()
             while_away = await siem.send(CHUNK)
             await server.start()
@@ -407,6 +422,7 @@ async def test_close_waits_for_the_other_side() -> None:
         server.next.append(Manners(reads=False))
         async with opened(server.address) as siem, asyncio.TaskGroup() as tasks:
             await siem.send(CHUNK)
+            await server.connected(1)  # its kernel acknowledges before it knows
             closing = tasks.create_task(siem.close())
             await asyncio.sleep(0)
             assert not closing.done()
