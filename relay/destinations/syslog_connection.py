@@ -18,10 +18,9 @@ import sys
 import termios
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from relay.clock import Clock
-from relay.destinations.certificates import certificate_refusal
 from relay.destinations.syslog_config import Address
 from relay.destinations.syslog_tls import Tls
 from relay.destinations.syslog_trouble import SyslogTrouble, system_words, trouble_of
@@ -126,7 +125,8 @@ class Connection:
                 piece = view[start : start + _PIECE]
                 await loop.sock_sendall(self._socket, piece if self._tls is None else self._tls.sealed(piece))
         except OSError as error:
-            self._fail(error)
+            self._has_ended(error)
+            self.check()
 
     async def acknowledged(self) -> None:
         """Wait until the other side's kernel has acknowledged every byte. Raises `SyslogTrouble`."""
@@ -205,20 +205,6 @@ class Connection:
         self.ended.set()
         self._spoken.set()
         self.on_end()
-
-    def _fail(self, error: OSError) -> NoReturn:
-        # What the other side said last (an alert about our certificate) is worth more than "broken pipe".
-        try:
-            while self._tls is not None and (data := self._socket.recv(_READ)):
-                self._tls.heard(data)
-        except BlockingIOError:
-            pass
-        except OSError as said:
-            if certificate_refusal(said) is not None:
-                error = said
-        self._has_ended(error)
-        self.check()
-        raise AssertionError("a connection that has ended passed its check")
 
 
 async def resolved(

@@ -110,9 +110,43 @@ async def test_tls_to_a_plain_port() -> None:
         opened(server.address, protocol="tls", timeout=0.2) as siem,
     ):
         outcome = await siem.send(CHUNK)
+        report = await siem.probe()
 
     assert isinstance(outcome, Transient)
+    assert (report.ok, report.detail) == (False, "the TLS handshake took longer than 0.2 s")
     assert server.messages == []
+
+
+async def test_no_answer() -> None:
+    """A host that does not even refuse costs the time-out."""
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as listener,
+        socket.socket() as first,
+        socket.socket() as second,
+    ):
+        for other in (first, second):  # more than the backlog holds
+            other.setblocking(False)
+            other.connect_ex(listener.getsockname())
+        async with opened(f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.2) as siem:
+            report = await siem.probe()
+
+    assert (report.ok, report.detail) == (False, "cannot connect: no answer within 0.2 s")
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+async def test_hanging_name_server(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does a name server that is silent, for a probe as well."""
+
+    async def hang(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hang)
+    async with opened("siem.example.com:514", protocol=protocol, timeout=0.1) as siem:
+        outcome = await siem.send(CHUNK)
+        report = await siem.probe()
+
+    assert isinstance(outcome, Transient)
+    assert report.detail == "the name siem.example.com was not resolved within 0.1 s"
 
 
 async def test_tls_answered_in_plain() -> None:
@@ -262,15 +296,15 @@ async def test_too_long() -> None:
 
 async def test_hanging_server() -> None:
     """Bytes that no TCP acknowledges are not delivered, however many the system took from us."""
-    large = chunk_of([b"x" * 60_000] * 200)
+    large = chunk_of([b"x" * 60_000] * 40)
     async with SyslogServer() as server:
         server.next.append(Manners(reads=False))
-        async with opened(server.address, timeout=0.5) as siem:
+        async with opened(server.address, timeout=1) as siem:
             outcome = await siem.send(large)
             again = await siem.send(CHUNK)
 
     assert isinstance(outcome, Transient)
-    assert outcome.response.detail == "not every byte was acknowledged within 0.5 s"
+    assert outcome.response.detail == "not every byte was acknowledged within 1 s"
     assert isinstance(again, Delivered)
     assert carried(server.lines[1].messages, LINES)
 
@@ -380,6 +414,35 @@ async def test_server_that_only_takes_connections() -> None:
     assert carried(server.lines[3].messages, LINES)
 
 
+async def test_hanging_while_sent_again() -> None:
+    """What is sent again may fail as well; it is owed all the same."""
+    large = [b"x" * 60_000] * 40
+    clock = HastyClock()
+    async with SyslogServer() as server:
+        server.next.extend([Manners(), Manners(reads=False)])
+        async with opened(server.address, clock, timeout=2) as siem:
+            assert isinstance(await siem.send(chunk_of(large)), Delivered)
+            await server.got(len(large))
+            await server.lines[0].close()
+            await server.got(2 * len(large))
+
+    assert carried(server.lines[2].messages, large)
+
+
+async def test_where_the_system_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a count of what was acknowledged, a second without an error has to do."""
+    monkeypatch.setattr("relay.destinations.syslog_connection._unacknowledged", lambda _: None)
+    clock = HastyClock()
+    async with SyslogServer() as server:
+        async with opened(server.address, clock) as siem:
+            outcome = await siem.send(CHUNK)
+        await server.left()
+
+    assert isinstance(outcome, Delivered)
+    assert clock.waits == [1.0]
+    assert carried(server.messages, LINES)
+
+
 async def test_nothing_sent_again() -> None:
     """With `resend_last: 0s` a new connection begins with new events."""
     async with SyslogServer() as server:
@@ -395,7 +458,7 @@ async def test_nothing_sent_again() -> None:
 
 async def test_cancelled_send() -> None:
     """A cancelled send leaves a torn frame at most, and nothing ever follows it on that connection."""
-    large = chunk_of([b"x" * 60_000] * 200)
+    large = chunk_of([b"x" * 60_000] * 40)
     async with SyslogServer("octet_counting") as server:
         server.next.append(Manners(reads=False))
         async with (

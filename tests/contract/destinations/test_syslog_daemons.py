@@ -136,13 +136,16 @@ async def test_killed_and_restarted_under_load(daemon: Daemon, siem: SyslogDesti
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(send_all())
         tasks.create_task(kill_and_restart())
+    one_more, last = traffic.lines(1), traffic.lines(20)
+    sent = [line for lines in chunks for line in lines] + one_more
+    await deliver(siem, one_more)
+    await all_written(daemon, sent)  # so that nothing fills the window when it stops reading
     daemon.freeze()
-    last = traffic.lines(EVENTS)
     assert isinstance(await siem.send(chunk_of(last)), Delivered)
     await daemon.kill()
     await daemon.start()
 
-    await all_written(daemon, [line for lines in chunks for line in lines] + last)
+    await all_written(daemon, sent + last)
     assert (await siem.probe()).ok
 
 
