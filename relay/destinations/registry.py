@@ -22,6 +22,8 @@ from relay.destinations.objects import ObjectDestination
 from relay.destinations.sentinel import SentinelConfig, sentinel
 from relay.destinations.splunk_hec import SplunkHecConfig, splunk_hec
 from relay.destinations.sumologic import SumoLogicConfig, SumoLogicDestination
+from relay.destinations.syslog import SyslogDestination
+from relay.destinations.syslog_config import SyslogConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ DESTINATIONS: Mapping[str, DestinationType] = MappingProxyType(
         "s3": DestinationType(S3Config, ObjectDestination),
         "gcs": DestinationType(GcsConfig, ObjectDestination),
         "azure_blob": DestinationType(AzureBlobConfig, ObjectDestination),
+        "syslog": DestinationType(SyslogConfig, SyslogDestination),
     }
 )
 

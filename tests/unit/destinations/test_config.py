@@ -157,6 +157,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "s3": BUCKET | {"type": "s3", "access_key_id": "s3cret", "secret_access_key": "s3cret"},
     "gcs": BUCKET | {"type": "gcs"},
     "azure_blob": AZURE | {"account_key": "s3cretAA"},
+    "syslog": {"name": "siem", "type": "syslog", "address": "siem.example.com"},
 }
 
 
