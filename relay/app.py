@@ -25,6 +25,7 @@ from relay.config.agreement import agreement
 from relay.config.destination import DestinationConfig
 from relay.config.load import Loaded
 from relay.config.schema import Admin, Config, Source
+from relay.delivery.views import Views
 from relay.delivery.worker import DestinationWorker
 from relay.destinations.base import Destination, ProbeReport
 from relay.destinations.registry import build
@@ -76,6 +77,7 @@ class Relay:
         self._clock = clock
         self._log = log
         self._rng = Random()  # noqa: S311 - spreads retries, keeps no secret
+        self._views = Views()
         self._deliveries: dict[str, _Delivery] = {}
         self._workers: asyncio.TaskGroup | None = None
         self._ingest: IngestServer | None = None
@@ -167,6 +169,7 @@ class Relay:
             config,
             destination,
             self.queue,
+            views=self._views,
             clock=self._clock,
             rng=self._rng,
             metrics=self._metrics,

@@ -1,16 +1,18 @@
 """Stored batches and the chunks cut from them: what readers give and destinations take.
 
-A chunk refers to runs of events inside stored batches. Nothing is copied, decoded or hashed
-before someone asks for it, and what was decoded once is shared by every destination that reads
-the same batch: a destination that only wants lines never touches a single event.
+A batch is given as it was received, or as one destination wants it written (`RewrittenBatch`). A chunk refers
+to runs of events inside stored batches. Nothing is copied, decoded or hashed before someone asks for it, and
+what was decoded once is shared by every destination that reads the same batch: a destination that only wants
+lines never touches a single event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from relay import gzipped
+from relay.formats.rewriting import Rewriting, Written
 from relay.konnect.lines import event_ids, format_of
 from relay.model import Event, Position
 
@@ -77,8 +79,9 @@ class StoredBatch:
     def lines(self) -> list[bytes]:
         """The lines without their ends."""
         if self._lines is None:
-            self._lines = self.body.split(b"\n")
-            self._lines.pop()  # what follows the last newline: nothing
+            # Whole before anyone sees it: conversions read batches in threads of their own.
+            *lines, _ = self.body.split(b"\n")  # behind the last newline is nothing
+            self._lines = lines
         return self._lines
 
     @property
@@ -88,9 +91,89 @@ class StoredBatch:
             self._ids = event_ids(self.lines, self.ordinals)
         return self._ids
 
+    def line(self, index: int) -> bytes:
+        """One line, where not all of them are wanted."""
+        return self.lines[index]
+
     def event(self, index: int) -> Event:
+        """The event as a destination gets it."""
         line = self.lines[index]
         return Event(self.ids[index], line, format_of(line), self.source, self.received_at)
+
+    def original(self, index: int) -> Event:
+        """The event as it was received."""
+        return self.event(index)
+
+    def unread(self, indices: Iterable[int]) -> int:
+        """How many of these had to be read for the destination and could not be."""
+        del indices
+        return 0
+
+    def unfit(self, indices: Iterable[int]) -> Sequence[int]:
+        """Which of these must not go out: they cannot be put into the form the destination needs."""
+        del indices
+        return ()
+
+
+class RewrittenBatch(StoredBatch):
+    """A batch as one destination wants it written. Each event is written on first use and kept."""
+
+    __slots__ = ("_written", "batch", "rewriting")
+
+    def __init__(self, batch: StoredBatch, rewriting: Rewriting) -> None:
+        super().__init__(
+            sequence=batch.sequence,
+            source=batch.source,
+            received_at=batch.received_at,
+            count=batch.count,
+            payload=b"",  # what is stored is not what goes out
+        )
+        self.batch = batch
+        self.rewriting = rewriting
+        self._written: list[Written | None] = [None] * batch.count
+
+    @property
+    def body(self) -> bytes:
+        if self._body is None:
+            self._body = b"".join([line + b"\n" for line in self.lines])
+        return self._body
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(len, self.lines)) + self.count
+
+    @property
+    def lines(self) -> list[bytes]:
+        if self._lines is None:
+            self._lines = [self.written(index).line for index in range(self.count)]
+        return self._lines
+
+    @property
+    def ids(self) -> list[str]:
+        return self.batch.ids
+
+    def written(self, index: int) -> Written:
+        """May be called by several threads: they come to the same result."""
+        found = self._written[index]
+        if found is None:
+            found = self._written[index] = self.rewriting.write(self.batch.event(index))
+        return found
+
+    def line(self, index: int) -> bytes:
+        return self.written(index).line
+
+    def event(self, index: int) -> Event:
+        it = self.written(index)
+        return Event(self.ids[index], it.line, it.format, self.source, self.received_at, it.received)
+
+    def original(self, index: int) -> Event:
+        return self.batch.event(index)
+
+    def unread(self, indices: Iterable[int]) -> int:
+        return sum([not self.written(index).read for index in indices])
+
+    def unfit(self, indices: Iterable[int]) -> Sequence[int]:
+        return [index for index in indices if not self.written(index).fit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +199,8 @@ class Slice:
         """The lines of this slice, each ended by one newline."""
         if self.is_whole:
             return self.batch.body
-        lines = self.batch.lines
-        return b"".join([lines[i] + b"\n" for i in self.indices])
+        line = self.batch.line
+        return b"".join([line(i) + b"\n" for i in self.indices])
 
     def cut(self, at: int) -> tuple[Slice, Slice]:
         return Slice(self.batch, self.indices[:at]), Slice(self.batch, self.indices[at:])
@@ -157,23 +240,22 @@ class Chunk:
         return min(piece.batch.received_at for piece in self.slices)
 
     def gzip_members(self) -> bytes | None:
-        """The stored gzip of all lines as they are, or None where some batch is not sent whole.
+        """The stored gzip of all lines as they are, or None where some batch is not sent whole and as
+        received.
 
         Several members in a row are one valid gzip stream (RFC 1952 section 2.2), but not every
         receiver reads past the first; a destination type has to opt in.
         """
-        if all(piece.is_whole for piece in self.slices):
+        if all(piece.is_whole and piece.batch.payload for piece in self.slices):
             return b"".join([piece.batch.payload for piece in self.slices])
         return None
 
     def lines(self) -> Iterator[bytes]:
         for piece in self.slices:
-            lines = piece.batch.lines
             if piece.is_whole:
-                yield from lines
+                yield from piece.batch.lines
             else:
-                for i in piece.indices:
-                    yield lines[i]
+                yield from map(piece.batch.line, piece.indices)
 
     def events(self) -> Iterator[Event]:
         for piece in self.slices:

@@ -167,6 +167,7 @@ class Settlement:
     filtered: int = 0
     dead: tuple[DeadLetter, ...] = ()
     oldest_received_at: float | None = None  # for the latency histogram; None: nothing delivered
+    unread: int = 0  # of all these, events that had to be read for another format and could not be
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
-"""`check`: is the configuration valid, and do the destinations answer?"""
+"""`check`: is the configuration valid, do the destinations answer, and what would they get?"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,12 +14,26 @@ from relay.cli import output
 from relay.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
 from relay.clock import SystemClock
 from relay.config.destination import DestinationConfig
+from relay.config.schema import Config
 from relay.destinations.base import ProbeReport
+from relay.errors import ConfigError
+
+if TYPE_CHECKING:  # it loads every destination, which `check` alone does not need
+    from relay.cli.explain import Explained
 
 
 def check(
     config: ConfigOption = DEFAULT_CONFIG,
     probe: Annotated[bool, typer.Option("--probe", help="Also contact every destination.")] = False,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            "--explain", metavar="FILE", help="Show what each destination would get of the lines in FILE."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="With --explain: which source sends them; the first by default.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Validate the configuration."""
@@ -26,16 +41,19 @@ def check(
 
     loaded = load_config(config)
     reports = asyncio.run(_probe_all(loaded.config.destinations)) if probe else {}
+    explained = _explain(explain, source, loaded.config) if explain is not None else None
     if as_json:
-        output.print_json(
-            {
-                "valid": True,
-                "warnings": list(loaded.warnings),
-                "probes": [{"destination": name, **_fields(it)} for name, it in reports.items()],
-            }
-        )
+        document: output.Document = {
+            "valid": True,
+            "warnings": list(loaded.warnings),
+            "probes": [{"destination": name, **_fields(it)} for name, it in reports.items()],
+        }
+        if explained is not None:
+            document["lines"] = [asdict(each) for each in explained]
+        output.print_json(document)
     else:
         _print(config, loaded.warnings, reports)
+        _print_explained(explained or ())
     if not all(report.ok for report in reports.values()):
         raise typer.Exit(1)
 
@@ -59,6 +77,24 @@ async def _probe(config: DestinationConfig) -> ProbeReport:
         return ProbeReport(ok=False, detail=f"It cannot be opened: {error.strerror}.")
     finally:
         await destination.close()
+
+
+def _explain(path: Path, source: str | None, config: Config) -> Sequence[Explained]:
+    from relay.cli.explain import explain
+
+    known = [each.name for each in config.sources]
+    if source is not None and source not in known:
+        raise ConfigError([f"--source: expected one of {', '.join(known)}, got {source!r}"])
+    return explain(path, source or known[0], config.destinations)
+
+
+def _print_explained(explained: Sequence[Explained]) -> None:
+    screen = output.console()
+    for each in explained:
+        screen.print(f"\n{output.printable(each.line)}", markup=False)
+        for fate in each.fates:
+            text = output.printable(fate.text) if fate.outcome == "sent" else fate.outcome.replace("_", "-")
+            screen.print(f"  {fate.destination}: {text}", markup=False)
 
 
 def _fields(report: ProbeReport) -> output.Document:

@@ -12,12 +12,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from relay.config.secret import OptionalSecret
 from relay.config.types import Duration, Name, Section, Size, Whole, format_duration, refusal, shown
 
 EventTypeName = Literal["authentication", "authorization", "access"]
 Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
-_LATER_FORMATS = ("cef", "json", "cps", "ecs", "ocsf")
+FormatName = Literal["source", "cef", "json", "cps", "ecs", "ocsf"]
+RedactedField = Literal["user_agent", "query", "principal_name", "src", "request", "principal_id", "actor_id"]
+RedactionMethod = Literal["drop", "mask", "hash"]
+
 _RETRY_SIGNAL = re.compile(r"connection_error|[45]xx|[45][0-9]{2}")
 _RETRY_SIGNALS_SCHEMA = {
     "type": "array",
@@ -42,12 +46,6 @@ def _retry_signals(value: object) -> tuple[str, ...]:
     return signals
 
 
-def _format_of_this_version(value: object) -> object:
-    if value in _LATER_FORMATS:
-        raise refusal(f"the format {value} is not available in this version; expected source")
-    return value
-
-
 class Filter(Section):
     """Which events a destination gets: those that meet every condition given."""
 
@@ -67,6 +65,9 @@ class Filter(Section):
     names: Texts | None = Field(
         None, description="Patterns of event names to deliver, e.g. Authz.*; left out: all."
     )
+    alerts: bool = Field(
+        default=False, description="Deliver only what Kong advises to be alerted of, see docs/alerts.md."
+    )
 
 
 class BatchLimits(Section):
@@ -77,7 +78,7 @@ class BatchLimits(Section):
         1024 * 1024, description="Most bytes in one request, before compression."
     )
     compression: Literal["none", "gzip"] = Field("none", description="How request bodies are compressed.")
-    linger: Annotated[Duration, Field(le=60)] = Field(
+    linger: Annotated[Duration, Field(le=900)] = Field(
         0.0, description="How long an idle destination waits for more events before it sends the first."
     )
 
@@ -138,15 +139,44 @@ class ClientTls(Section):
         return self
 
 
+class Redact(Section):
+    """Fields that are taken out of events before they leave for this destination."""
+
+    fields: Annotated[dict[RedactedField, RedactionMethod], Field(min_length=1)] = Field(
+        description="The fields, each with what becomes of it: drop, mask (***) or hash (HMAC-SHA256)."
+    )
+    key: OptionalSecret = Field(
+        None, description="Key of the hashes; equal values give equal hashes under the same key."
+    )
+
+    @model_validator(mode="after")
+    def _key_for_hashes(self) -> Self:
+        if self.key is None and "hash" in self.fields.values():
+            raise refusal("`hash` needs a `key`: without one, whoever guesses a value can prove it")
+        return self
+
+
+def _redact(value: object) -> object:
+    """`[user_agent, src]` stands for dropping them; `{src: mask}` for `{fields: {src: mask}}`."""
+    if isinstance(value, list | tuple):
+        return {"fields": {str(name): "drop" for name in value}}
+    if isinstance(value, dict) and not value.keys() & {"fields", "key"}:
+        return {"fields": value}
+    return value
+
+
 class DestinationConfig(Section):
     """A configured SIEM: what all types share."""
 
     name: Name = Field(description="Unique among destinations; its watermark is stored under this name.")
     type: str = Field(description="What kind of destination it is.")
-    format: Annotated[Literal["source"], BeforeValidator(_format_of_this_version)] = Field(
+    format: FormatName = Field(
         "source", description="How events are written: source passes the received bytes through."
     )
     filter: Filter = Field(default=Filter(), description="Which events this destination gets.")
+    redact: Annotated[Redact | None, BeforeValidator(_redact)] = Field(
+        None, description="Fields this destination must not see: a list, or each with drop, mask or hash."
+    )
     batch: BatchLimits = Field(default=BatchLimits(), description="How many events go out in one request.")
     retry: Retry = Field(default=Retry(), description="When to send again, and when to hold.")
     max_in_flight: Annotated[Whole, Field(ge=1, le=64)] = Field(

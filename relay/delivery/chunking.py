@@ -46,8 +46,7 @@ class Stretch:
             return self.batch.nbytes
         if not self.kept:
             return 0
-        lines = self.batch.lines
-        return sum([len(lines[i]) for i in self.kept]) + len(self.kept)
+        return sum([len(self.batch.line(i)) for i in self.kept]) + len(self.kept)
 
     def continues(self, other: Stretch) -> bool:
         """Whether nothing lies between *other* and this.
@@ -55,7 +54,7 @@ class Stretch:
         A break in the numbering of the batches means that the queue passed over something, which
         it books itself.
         """
-        if self.batch is other.batch:
+        if self.batch.sequence == other.batch.sequence:
             return self.start == other.stop
         return (
             self.start == 0
@@ -96,6 +95,16 @@ class Work:
     def oldest_received_at(self) -> float:
         """Arrival of the event that waited longest, seconds since the epoch."""
         return min([stretch.batch.received_at for stretch in self.stretches])
+
+    def unfit(self) -> Sequence[int]:
+        """Indices of events that must not go out: they cannot be put into the form the destination needs."""
+        found: list[int] = []
+        index = 0
+        for stretch in self.stretches:
+            if unfit := stretch.batch.unfit(stretch.kept):
+                found += [index + stretch.kept.index(at) for at in unfit]
+            index += len(stretch.kept)
+        return found
 
     def halves(self) -> tuple[Work, Work]:
         """Two parts of as many events each as possible; there must be two events."""
@@ -140,6 +149,7 @@ class Work:
                 filtered=sum([stretch.filtered for stretch in run]),
                 dead=letters,
                 oldest_received_at=min([s.batch.received_at for s in run if s.kept]) if delivered else None,
+                unread=sum([stretch.batch.unread(stretch.kept) for stretch in run]),
             )
             index += events
 
@@ -172,9 +182,9 @@ def _letters(
     for stretch in run:
         for at in stretch.kept:
             if index in dead:
-                event = stretch.batch.event(at)
+                event = stretch.batch.original(at)
                 letters.append(DeadLetter(Position(stretch.batch.sequence, at), event, *dead[index]))
-                size += len(event.line) + 1
+                size += len(stretch.batch.line(at)) + 1
             index += 1
     return tuple(letters), size
 
@@ -252,10 +262,9 @@ class Cutter:
 
     def _fitting(self, stretch: Stretch, max_events: int) -> int:
         """How many of the first events of *stretch* fit into a request of their own; at least one."""
-        lines = stretch.batch.lines
         size = 0
         for n, at in enumerate(stretch.kept[:max_events]):
-            size += len(lines[at]) + 1 + self._overhead
+            size += len(stretch.batch.line(at)) + 1 + self._overhead
             if size > self._max_bytes:
                 return max(1, n)
         return min(max_events, len(stretch.kept))

@@ -14,7 +14,10 @@ from fnmatch import translate
 from relay.batch import StoredBatch
 from relay.config.destination import Filter
 from relay.delivery.chunking import Stretch
+from relay.konnect.alerts import LEAST_SEVERITY, LOGIN_SUCCEEDED, Bursts, alert, is_failed_login
+from relay.konnect.parse import parse
 from relay.konnect.peek import EventType, Glance, event_type, glance
+from relay.konnect.times import happened_at
 
 Sieve = Callable[[StoredBatch, int], Stretch]
 """Takes a batch and the first event that matters; says which events from there on are wanted."""
@@ -26,21 +29,51 @@ def sieve(filter: Filter) -> Sieve:  # noqa: A002 - the word of the configuratio
     """Compile *filter*. All conditions it names must be met; without any, events are not looked at."""
     sources = None if filter.sources is None else frozenset(filter.sources)
     tests = _tests(filter)
-    if sources is None and not tests:
+    if sources is None and not tests and not filter.alerts:
         return Stretch.of
+
+    lane = _AlertsLane() if filter.alerts else None
 
     def sift(batch: StoredBatch, start: int) -> Stretch:
         if sources is not None and batch.source not in sources:
             return Stretch(batch, start, batch.count, ())
-        if not tests:
+        if not tests and lane is None:
             return Stretch.of(batch, start)
         lines = batch.lines
         kept = tuple([i for i in range(start, batch.count) if not _excluded(lines[i], tests)])
+        if lane is not None:
+            kept = tuple([i for i in kept if lane.wants(batch, i)])
         if len(kept) == batch.count - start:
             return Stretch.of(batch, start)
         return Stretch(batch, start, batch.count, kept)
 
     return sift
+
+
+class _AlertsLane:
+    """The filter `alerts`; the only one for which an event's neighbours matter."""
+
+    def __init__(self) -> None:
+        self._bursts = Bursts()
+
+    def wants(self, batch: StoredBatch, index: int) -> bool:
+        if _is_no_alert(glance(batch.line(index))):  # nearly all are told apart by their headers
+            return False
+        event = batch.original(index)
+        record = parse(event.line)
+        if record is None or alert(record) is not None:
+            return True
+        return is_failed_login(record) and self._bursts.completes(record, event.id, happened_at(event))
+
+
+def _is_no_alert(seen: Glance) -> bool:
+    """Whether the header proves that the event alone is none, and no failed login either."""
+    if seen.name is None or seen.severity is None or seen.severity >= LEAST_SEVERITY:
+        return False
+    kind = event_type(seen.name)
+    return kind is not EventType.UNKNOWN and (
+        kind is not EventType.AUTHENTICATION or seen.name == LOGIN_SUCCEEDED
+    )
 
 
 def _excluded(line: bytes, tests: tuple[_Test, ...]) -> bool:

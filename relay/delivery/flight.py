@@ -6,7 +6,7 @@ Carries out what `decide` says and never waits: what has to be sent later goes b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import assert_never
@@ -29,6 +29,8 @@ from relay.delivery.lanes import Lane
 from relay.delivery.report import Attempt, Report
 from relay.destinations.base import Destination, Outcome, Partial
 from relay.model import Reason, Response, RetryState, Settlement
+
+_UNFIT = Response("the line cannot be read, so the fields that `redact` names cannot be taken out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,25 @@ class Flight:
         """Send until everything is settled or has to wait. Raises `QueueError` where settling fails."""
         while self._parts:
             work = self._parts.pop()
+            if unfit := work.unfit():
+                await self._set_aside(work, unfit)
+                continue
             outcome, decision = await self._attempt(work)
             verdict = await self._carry_out(decision, work, outcome)
             if verdict is not None:
                 detail = outcome.response.detail
                 return Landing(self._proved, tuple(self._parts), verdict, self._attempts + 1, detail)
         return Landing(self._proved)
+
+    async def _set_aside(self, work: Work, unfit: Sequence[int]) -> None:
+        """Dead-letter what must not go out, and stack the rest."""
+        apart, rest = work.part(frozenset(unfit))
+        settlements = apart.all_dead(Reason.UNCONVERTIBLE, _UNFIT)
+        await self._book(settlements)
+        if rest.events:
+            self._parts.append(rest)
+        else:
+            await self._book(rest.settlements())
 
     async def _attempt(self, work: Work) -> tuple[Outcome, Decision]:
         began = self._clock.monotonic()
@@ -146,10 +161,14 @@ class Flight:
                 assert_never(decision.rest)
         return None
 
-    async def _settle(self, settlements: Iterable[Settlement]) -> None:
+    async def _book(self, settlements: Iterable[Settlement]) -> None:
         for settlement in settlements:
             await self.lane.reader.settle(settlement)
             self._report.settled(settlement)
+
+    async def _settle(self, settlements: Iterable[Settlement]) -> None:
+        """Book what the destination judged."""
+        await self._book(settlements)
         self._proved = True
         if self._attempts:
             # The head is through and what follows starts anew. A flight that began without attempts

@@ -7,12 +7,12 @@ lane first, back-fill, replays and redrives with what it leaves free. Never send
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
+from relay.batch import StoredBatch
 from relay.clock import Clock
-from relay.delivery.chunking import Cutter, Work
-from relay.delivery.filter import Sieve
+from relay.delivery.chunking import Cutter, Stretch, Work
 from relay.errors import QueueError
 from relay.model import ReaderKind, RetryState
 from relay.queue.base import Reader
@@ -22,15 +22,19 @@ from relay.queue.base import Reader
 _LIVE_TURNS = 4  # live chunks in a row while another lane waits
 
 
+Show = Callable[[StoredBatch, int], Awaitable[Stretch]]
+"""Takes a batch and the first event that matters; gives what the destination wants of it, as it wants it."""
+
+
 class Lane:
     """One reader with what was read ahead. Starts at the reader's watermark."""
 
-    def __init__(self, reader: Reader, cutter: Cutter, *, sift: Sieve, clock: Clock) -> None:
+    def __init__(self, reader: Reader, cutter: Cutter, *, show: Show, clock: Clock) -> None:
         self.reader = reader
         self.flights = 0  # requests in the air
         self.stale = False  # forget what was read ahead as soon as nothing is in the air
         self._cutter = cutter
-        self._sift = sift
+        self._show = show
         self._clock = clock
         self._not_before = 0.0  # monotonic; where the reader has a rate
         reader.rewind()
@@ -70,7 +74,7 @@ class Lane:
     async def fill(self, limit: int) -> None:
         """Read until about *limit* events more are at hand."""
         for batch, offset in await self.reader.read(limit):
-            self._cutter.add(self._sift(batch, offset))
+            self._cutter.add(await self._show(batch, offset))
 
     def cut(self, limit: int) -> Work:
         """The next work, of at most *limit* events; perhaps of filtered ones only."""

@@ -17,10 +17,9 @@ from relay.clock import Clock
 from relay.config.destination import DestinationConfig
 from relay.delivery.chunking import Cutter, Work
 from relay.delivery.decide import PutOnHold, RetryAt
-from relay.delivery.filter import Sieve
 from relay.delivery.flight import Flight, Landing
 from relay.delivery.gate import Gate
-from relay.delivery.lanes import Lane, Lanes
+from relay.delivery.lanes import Lane, Lanes, Show
 from relay.delivery.report import Report
 from relay.delivery.supervisor import Supervisor
 from relay.delivery.waiting import wait
@@ -43,7 +42,7 @@ class Shift:
         destination: Destination,
         queue: Queue,
         *,
-        sift: Sieve,
+        show: Show,
         supervisor: Supervisor,
         report: Report,
         clock: Clock,
@@ -53,7 +52,7 @@ class Shift:
         self._config = config
         self._destination = destination
         self._queue = queue
-        self._sift = sift
+        self._show = show
         self._supervisor = supervisor
         self._report = report
         self._clock = clock
@@ -267,4 +266,4 @@ class Shift:
         cutter = Cutter(
             max_bytes=self._config.batch.max_bytes, event_overhead=self._destination.event_overhead
         )
-        return Lane(reader, cutter, sift=self._sift, clock=self._clock)
+        return Lane(reader, cutter, show=self._show, clock=self._clock)

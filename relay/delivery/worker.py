@@ -10,12 +10,15 @@ import asyncio
 from contextlib import suppress
 from random import Random
 
+from relay.batch import StoredBatch
 from relay.clock import Clock
 from relay.config.destination import DestinationConfig
+from relay.delivery.chunking import Stretch
 from relay.delivery.filter import sieve
 from relay.delivery.report import Report
 from relay.delivery.shift import Shift
 from relay.delivery.supervisor import Supervisor
+from relay.delivery.views import Views, rewriting
 from relay.destinations.base import Destination
 from relay.errors import QueueError
 from relay.model import DestinationState, Sighting
@@ -34,6 +37,7 @@ class DestinationWorker:
         destination: Destination,
         queue: Queue,
         *,
+        views: Views,
         clock: Clock,
         rng: Random,
         metrics: Metrics,
@@ -48,7 +52,9 @@ class DestinationWorker:
         self._log = log.bind(destination=config.name)
         self._report = Report(config.name, clock=clock, metrics=metrics, log=self._log)
         self._supervisor = Supervisor(clock=clock, rng=rng, log=self._log)
+        self._views = views
         self._sift = sieve(config.filter)
+        self._rewriting = rewriting(config)
         self._asking: asyncio.Task[Lease] | None = None
         self._shift: Shift | None = None  # while this process has the lease
         self._finished = asyncio.Event()
@@ -131,7 +137,7 @@ class DestinationWorker:
             self._config,
             self._destination,
             self._queue,
-            sift=self._sift,
+            show=self._show,
             supervisor=self._supervisor,
             report=self._report,
             clock=self._clock,
@@ -150,6 +156,13 @@ class DestinationWorker:
             self._report.ended(lost=lease.lost.is_set())
             with suppress(QueueError):
                 await lease.release()
+
+    async def _show(self, batch: StoredBatch, start: int) -> Stretch:
+        """What this destination wants of *batch* from event *start* on, as it wants it."""
+        stretch = self._sift(batch, start)
+        if self._rewriting and stretch.kept:
+            return await self._views.show(stretch, self._rewriting)
+        return stretch
 
     async def _granted(self) -> Lease | None:
         """The lease, as soon as no other process has it; None where a stop came first."""

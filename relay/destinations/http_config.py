@@ -71,7 +71,15 @@ OptionalHeaderSecret = Annotated[OptionalSecret, AfterValidator(_header_secret_i
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 
 
-class UrlConfig(DestinationConfig):
+class HttpConfigBase(DestinationConfig):
+    """A destination that is reached over HTTP, wherever its address comes from."""
+
+    def address(self) -> URL:
+        """Where it is reached. All of it but the host may be a credential and is blotted out of answers."""
+        raise NotImplementedError
+
+
+class UrlConfig(HttpConfigBase):
     """A destination that is reached at a URL."""
 
     url: HttpUrl = Field(description="Where to send. Treated as a secret: some vendors put the key into it.")

@@ -27,7 +27,7 @@ from relay.destinations.base import (
 )
 from relay.destinations.classify import Reply
 from relay.destinations.http_client import BODY_LIMIT, HttpClient, zipped
-from relay.destinations.http_config import UrlConfig
+from relay.destinations.http_config import HttpConfigBase
 from relay.model import Event, Reason, Response
 
 NoReply = Throttled | Transient | Misconfigured
@@ -49,13 +49,34 @@ class Credentials(Protocol):
         """What proves who we are at present; fetched where there is none or it is about to expire."""
         ...
 
-    def refused(self) -> None:
-        """The destination answered 401 to the last ones: do not offer them again."""
+    def refused(self, headers: Mapping[str, str]) -> None:
+        """The destination answered 401 to *headers*: do not offer these again.
+
+        By then another send may have fetched newer ones; those stay.
+        """
         ...
 
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class Proof(Protocol):
+    """Proof that events are stored where the answer to a request is none yet."""
+
+    async def of(
+        self, post: Callable[[], Awaitable[Reply | NoReply]], judge: Callable[[Reply], Outcome], ask: Ask
+    ) -> Outcome:
+        """Send with *post*, have *judge* read the answer, and return when it is certain what became of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """What `Intake.part` says of an event that the vendor would silently mutilate."""
+
+    reason: Reason
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +85,7 @@ class Intake:
 
     url: URL
     content_type: str
-    part: Callable[[Event], bytes]  # one event in the vendor's writing
+    part: Callable[[Event], bytes | Unfit]  # one event in the vendor's writing
     body: Callable[[Sequence[bytes]], bytes]  # the parts of a request put together
     judge: Callable[[Reply, int, float], Outcome]  # the answer, how many events were sent, now
     probe: Callable[[Ask, float], Awaitable[ProbeReport]]  # now, to read a `Retry-After` by
@@ -80,12 +101,19 @@ class PostingDestination:
     """Sends to one intake."""
 
     def __init__(
-        self, config: UrlConfig, intake: Intake, *, clock: Clock, credentials: Credentials | None = None
+        self,
+        config: HttpConfigBase,
+        intake: Intake,
+        *,
+        clock: Clock,
+        credentials: Credentials | None = None,
+        proof: Proof | None = None,
     ) -> None:
         self._name = config.name
         self._intake = intake
         self._clock = clock
         self._credentials = credentials
+        self._proof = proof
         self._gzip = config.batch.compression == "gzip"
         self._body_headers = {"Content-Type": intake.content_type}
         if self._gzip:
@@ -105,20 +133,47 @@ class PostingDestination:
             await self._credentials.open()
 
     async def send(self, chunk: Chunk) -> Outcome:
-        parts = [self._intake.part(event) for event in chunk.events()]
-        if oversize := self._leading_oversize(parts):
-            return oversize
-        parts = self._fitting(parts)
+        written = [self.part(event) for event in chunk.events()]
+        # A part's place in the list is the event's in the request, its number the event's in the chunk.
+        good = [(n, part) for n, part in enumerate(written) if not isinstance(part, Unfit)]
+        parts = self._fitting([part for _, part in good])
+        numbers = [n for n, _ in good[: len(parts)]]
+        seen = good[len(parts)][0] if len(parts) < len(good) else len(written)
+        unfit = tuple(
+            Rejection(n, part.reason, part.detail)
+            for n, part in enumerate(written[:seen])
+            if isinstance(part, Unfit)
+        )
+        if not parts:
+            return Partial(Response(f"not sent: {unfit[0].detail}"), (), unfit)
+        outcome = await self._send(parts)
+        return outcome if len(parts) == len(chunk) else _in_chunk(outcome, numbers, unfit)
+
+    async def _send(self, parts: list[bytes]) -> Outcome:
         body = self._intake.body(parts)
         if self._gzip:
             body = await zipped(body)
-        reply = await self._ask("POST", self._intake.url, body, self._body_headers)
-        if not isinstance(reply, Reply):
-            return reply
-        outcome = self._intake.judge(reply, len(parts), self._clock.now())
-        if isinstance(outcome, Delivered) and len(parts) < len(chunk):
-            return Partial(outcome.response, tuple(range(len(parts))), ())
-        return outcome
+        return await self._outcome(body, len(parts))
+
+    def part(self, event: Event) -> bytes | Unfit:
+        """One event as it stands in a request's body, or why it must not stand there."""
+        part = self._intake.part(event)
+        most = self._intake.max_part
+        if most is not None and not isinstance(part, Unfit) and len(part) > most:
+            return Unfit(Reason.TOO_LARGE, f"{len(part)} bytes, of which the destination keeps {most}")
+        return part
+
+    async def _outcome(self, body: bytes, count: int) -> Outcome:
+        async def post() -> Reply | NoReply:
+            return await self._ask("POST", self._intake.url, body, self._body_headers)
+
+        def judge(reply: Reply) -> Outcome:
+            return self._intake.judge(reply, count, self._clock.now())
+
+        if self._proof is not None:
+            return await self._proof.of(post, judge, self._ask)
+        reply = await post()
+        return judge(reply) if isinstance(reply, Reply) else reply
 
     async def probe(self) -> ProbeReport:
         return await self._intake.probe(self._ask, self._clock.now())
@@ -135,54 +190,51 @@ class PostingDestination:
         base64. The rest is sent in a request of its own right after this one.
         """
         limit = self._intake.max_body
+        if limit is None:
+            return parts
         size = 0
         for n, part in enumerate(parts):
             size += len(part) + 1
-            if n and ((limit is not None and size > limit) or self._is_oversize(part)):
+            if n and size > limit:
                 return parts[:n]
         return parts
-
-    def _leading_oversize(self, parts: Sequence[bytes]) -> Partial | None:
-        """A refusal of our own for the first events, where the vendor would silently cut them short.
-
-        Those behind them are sent right after this; one in the middle ends its request and then stands first.
-        """
-        refusals: list[Rejection] = []
-        for n, part in enumerate(parts):
-            if not self._is_oversize(part):
-                break
-            detail = f"not sent: {len(part)} bytes, of which the destination keeps {self._intake.max_part}"
-            refusals.append(Rejection(n, Reason.TOO_LARGE, detail))
-        return Partial(Response(refusals[0].detail), (), tuple(refusals)) if refusals else None
-
-    def _is_oversize(self, part: bytes) -> bool:
-        return self._intake.max_part is not None and len(part) > self._intake.max_part
 
     async def _ask(
         self, method: str, url: URL, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> Reply | NoReply:
         """One request; a second one with fresh credentials where the first ones were refused."""
-        if self._credentials is None:
-            return await self._client.request(method, url, body, headers, max_answer=self._intake.max_answer)
-        reply = await self._ask_as(self._credentials, method, url, body, headers)
-        if isinstance(reply, Reply) and reply.status == 401:
-            self._credentials.refused()
-            reply = await self._ask_as(self._credentials, method, url, body, headers)
+        reply, ours = await self._ask_once(method, url, body, headers)
+        if self._credentials is not None and isinstance(reply, Reply) and reply.status == 401:
+            self._credentials.refused(ours)
+            reply, _ = await self._ask_once(method, url, body, headers)
         return reply
 
-    async def _ask_as(
-        self,
-        credentials: Credentials,
-        method: str,
-        url: URL,
-        body: bytes,
-        headers: Mapping[str, str] | None,
-    ) -> Reply | NoReply:
-        ours = await credentials.headers()
+    async def _ask_once(
+        self, method: str, url: URL, body: bytes, headers: Mapping[str, str] | None
+    ) -> tuple[Reply | NoReply, Mapping[str, str]]:
+        """The reply, and the credentials that it is an answer to."""
+        ours = {} if self._credentials is None else await self._credentials.headers()
         if not isinstance(ours, Mapping):
-            return ours
+            return ours, {}
         for value in ours.values():
             self._client.keep_secret(value)
-        return await self._client.request(
+        reply = await self._client.request(
             method, url, body, {**(headers or {}), **ours}, max_answer=self._intake.max_answer
         )
+        return reply, ours
+
+
+def _in_chunk(outcome: Outcome, numbers: list[int], unfit: tuple[Rejection, ...]) -> Outcome:
+    """*outcome* of a request that held only the events *numbers* of a chunk.
+
+    A failure of the request as a whole is one of the chunk; what is unfit is told with the next success.
+    """
+    match outcome:
+        case Delivered(response):
+            return Partial(response, tuple(numbers), unfit)
+        case Partial(response, delivered, rejected, rest):
+            ours = (Rejection(numbers[one.index], one.reason, one.detail) for one in rejected)
+            everyone = sorted((*ours, *unfit), key=lambda one: one.index)
+            return Partial(response, tuple(numbers[n] for n in delivered), tuple(everyone), rest)
+        case _:
+            return outcome

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from relay.model import Event
 
@@ -40,6 +40,12 @@ def happened_at(event: Event) -> int:
         except ValueError:  # the 31st of February
             pass
     return round(event.received_at * 1000)
+
+
+def rfc3339(milliseconds: int) -> str:
+    """*milliseconds* since the epoch as `2025-06-18T21:01:06.889Z`."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
 
 
 def event_time(identity: bytes) -> int | None:

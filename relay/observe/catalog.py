@@ -151,6 +151,11 @@ FILTERED = _counter(
     "Events left out by the destination's own filter since its start.",
     "destination",
 )
+UNREAD = _counter(
+    "unread_events_total",
+    "Settled events that had to be read for the destination's `format` or `redact` and could not be.",
+    "destination",
+)
 DEAD_LETTERED = _counter(
     "dead_lettered_events_total",
     "Events that became dead letters since the destination's start; redriven ones stay counted.",

@@ -57,6 +57,7 @@ class _DestinationSeries:
     retries: Counter
     duration: Histogram
     delivered_bytes: Counter
+    unread: Counter
     latency: Histogram
     lease: Gauge
 
@@ -88,6 +89,7 @@ class Metrics:
         self._retries = self._counter(catalog.RETRIES)
         self._delivery_duration = self._histogram(catalog.DELIVERY_DURATION)
         self._delivered_bytes = self._counter(catalog.DELIVERED_BYTES)
+        self._unread = self._counter(catalog.UNREAD)
         self._latency = self._histogram(catalog.DELIVERY_LATENCY)
         self._lease = self._gauge(catalog.LEASE)
         self._per_source: tuple[MetricWrapperBase, ...] = (
@@ -104,6 +106,7 @@ class Metrics:
             self._retries,
             self._delivery_duration,
             self._delivered_bytes,
+            self._unread,
             self._latency,
             self._lease,
         )
@@ -184,6 +187,8 @@ class Metrics:
         if series is None:
             return
         series.delivered_bytes.inc(settlement.delivered_bytes)
+        if settlement.unread:
+            series.unread.inc(settlement.unread)
         if latency is not None:
             series.latency.observe(max(0.0, latency))
 
@@ -234,6 +239,7 @@ class Metrics:
             self._retries.labels(name),
             self._delivery_duration.labels(name),
             self._delivered_bytes.labels(name),
+            self._unread.labels(name),
             self._latency.labels(name),
             self._lease.labels(name),
         )

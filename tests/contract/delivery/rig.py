@@ -14,6 +14,7 @@ from typing import Any
 
 from relay.config.destination import DestinationConfig
 from relay.config.queue import SqliteQueueConfig
+from relay.delivery.views import Views
 from relay.delivery.worker import DestinationWorker
 from relay.destinations.base import Destination
 from relay.destinations.registry import CONFIG_TYPES, build
@@ -77,6 +78,7 @@ class Rig:
         self.clock = FakeClock(NOW)
         told = asyncio.Event()
         self.metrics = Told(list(names), told)
+        self.views = Views()
         self.log_stream = Heard(told)
         self.workers: dict[str, DestinationWorker] = {}
         self.sent: list[bytes] = []
@@ -112,6 +114,7 @@ class Rig:
             parsed,
             destination,
             self.queue,
+            views=self.views,
             clock=self.clock,
             rng=Plain(),
             metrics=self.metrics,

@@ -224,6 +224,45 @@ async def test_partial_success_of_splunk(rig: Rig, siem: Siem) -> None:
     assert (rig.books().delivered, rig.books().dead) == (4, 1)
 
 
+async def test_partial_success_up_to_the_last_event(rig: Rig, siem: Siem) -> None:
+    """The last event is the bad one: nothing is left to be sent, and nothing goes wrong about it."""
+    siem.answer(400, body='{"text":"Invalid data format","code":6,"invalid-event-number":2}')
+    siem.then(200, body='{"text":"Success","code":0}')
+    await rig.start(type="splunk_hec", url=siem.base, token="t")
+    await rig.append(3)
+    await rig.drained()
+
+    assert len(siem.requests) == 1
+    assert (rig.books().delivered, rig.books().dead) == (2, 1)
+    assert rig.workers["siem"].crashes == 0
+
+
+async def test_what_azure_would_truncate_is_set_aside(rig: Rig, siem: Siem) -> None:
+    """An event that Azure would cut becomes a dead letter without having been sent; the others arrive."""
+    long = b"x" * 70_000
+    siem.then(204)
+    async with Siem() as tokens:
+        tokens.then(200, body='{"access_token":"t","expires_in":3600}')
+        await rig.start(
+            type="sentinel",
+            url=siem.base,
+            dcr="dcr-0",
+            stream="Custom-Konnect",
+            tenant_id="acme",
+            client_id="relay",
+            client_secret="s3cret",
+            token_url=tokens.url,
+        )
+        await rig.append_lines([b"a", long, b"b"])
+        await rig.drained()
+
+    assert len(siem.requests) == 1
+    (letter,) = await rig.dead_letters()
+    assert letter.event is not None
+    assert (letter.event.line, letter.reason) == (long, Reason.TOO_LARGE)
+    assert (rig.books().delivered, rig.books().dead) == (2, 1)
+
+
 async def test_exhausted_events_become_dead_letters_where_the_user_says_so(rig: Rig, siem: Siem) -> None:
     """With `on_exhausted: dead_letter` the fifth failure sets the chunk aside and the next one goes on."""
     siem.answer(503, times=5)

@@ -66,6 +66,20 @@ async def test_elasticsearch_with_a_wrong_pipeline(rig: Rig, siem: Siem) -> None
     assert rig.books().dead == 0
 
 
+async def test_elasticsearch_gets_documents_of_the_common_schema(rig: Rig, siem: Siem) -> None:
+    """With `format: ecs` what the relay writes is the document itself, with the line it comes from inside."""
+    cluster = Cluster()
+    siem.then(cluster)
+    await rig.start(type="elasticsearch", url=siem.base, format="ecs")
+    await rig.append_lines([*GOOD[:2], b"neither CEF nor JSON"])
+    await rig.drained()
+
+    documents = list(map(orjson.loads, siem.requests[0].lines()[1::2]))
+    assert [document["event"]["original"].encode() for document in documents] == rig.sent
+    assert all("ecs" in document for document in documents)
+    assert cluster.created == 3
+
+
 @pytest.mark.parametrize("mood", ["over_its_rate", "loses_the_answer"])
 async def test_loki_keeps_a_part(rig: Rig, siem: Siem, mood: str) -> None:
     """What was kept of a failed push is pushed again, merged, and found once."""
@@ -101,8 +115,8 @@ async def test_datadog_is_not_sent_what_it_would_cut_short(rig: Rig, siem: Siem)
     await rig.append_lines([GOOD[0], b"x" * 1_000_000, GOOD[1]])
     await rig.drained()
 
-    assert len(siem.requests) == 2
+    assert [len(orjson.loads(request.body)) for request in siem.requests] == [2]
     (letter,) = await rig.dead_letters()
     assert letter.reason is Reason.TOO_LARGE
-    assert letter.detail.startswith("not sent: 1000")
+    assert letter.detail.endswith(" bytes, of which the destination keeps 1000000")
     assert (rig.books().delivered, rig.books().dead) == (2, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,12 +12,20 @@ import pytest
 
 from relay.clock import Clock
 from relay.config.destination import DestinationConfig
+from relay.config.secret import SecretUrl
 from relay.destinations.base import Destination
 from relay.destinations.registry import CONFIG_TYPES, build
+from tests.fakes import google_key
 from tests.fakes.clock import FakeClock
 from tests.fakes.siem import Answer, Received, Siem
 
+TOKEN = "t0ken-of-0ne-hour"  # an access token
 NOW = 1_445_412_480.0  # Wed, 21 Oct 2015 07:28:00 GMT
+
+
+def token_answer(token: str, lifetime: object = 3600) -> str:
+    """What a token endpoint answers; *lifetime* in seconds."""
+    return json.dumps({"token_type": "Bearer", "expires_in": lifetime, "access_token": token})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,11 @@ class Kind:
         return CONFIG_TYPES[self.type].model_validate(
             {"name": "siem", "type": self.type, "url": siem.base + self.path, **self.settings, **more}
         )
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether a 401 is answered with a second request that carries a fresh token."""
+        return "token_url" in CONFIG_TYPES[self.type].model_fields
 
     def take(self, request: Received) -> Answer:
         """The answer of a destination that stores everything it is sent."""
@@ -93,6 +107,13 @@ KINDS = [
     Kind(
         "http-array", "http", {"bearer": "bearer-t0ken", "framing": "json_array"}, secrets=("bearer-t0ken",)
     ),
+    Kind(
+        "http-cortex",
+        "http",
+        {"profile": "cortex_xsiam", "authorization": "cortex-k3y"},
+        secrets=("cortex-k3y",),
+        success=b'{"ok":"true"}',
+    ),
     Kind("sumologic", "sumologic", {"category": "kong/audit"}),
     Kind(
         "splunk_hec",
@@ -102,6 +123,14 @@ KINDS = [
         secrets=("hec-t0ken-0123",),
         success=b'{"text":"Success","code":0}',
         healthy=collector_health,
+    ),
+    Kind(
+        "splunk_hec-raw",
+        "splunk_hec",
+        {"token": "hec-t0ken-0123", "endpoint": "raw"},
+        path="",
+        secrets=("hec-t0ken-0123",),
+        success=b'{"text":"Success","code":0}',
     ),
     Kind(
         "logscale",
@@ -148,15 +177,55 @@ KINDS = [
     ),
 ]
 
+KINDS += [
+    Kind(
+        "sentinel",
+        "sentinel",
+        {
+            "dcr": "dcr-0123456789abcdef0123456789abcdef",
+            "stream": "Custom-Konnect",
+            "tenant_id": "acme.onmicrosoft.com",
+            "client_id": "11111111-2222-3333-4444-555555555555",
+            "client_secret": "cl1ent~s3cret/0123",
+        },
+        path="",
+        secrets=("cl1ent~s3cret/0123", TOKEN),
+        success_status=204,
+        probes=(b"[]",),
+    ),
+    Kind(
+        "google_secops",
+        "google_secops",
+        {
+            "project": "acme-secops",
+            "region": "eu",
+            "instance": "01234567-89ab-cdef-0123-456789abcdef",
+            "log_type": "KONG_GATEWAY",
+            "forwarder": "76543210-89ab-cdef-0123-456789abcdef",
+            "service_account": google_key.key_file(),
+        },
+        path="",
+        secrets=(TOKEN, google_key.private_pem()[40:80]),
+        success=b"{}",
+    ),
+]
+
 every_kind = pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.label) for kind in KINDS])
 
 
 @asynccontextmanager
 async def opened(config: DestinationConfig, clock: Clock | None = None) -> AsyncIterator[Destination]:
-    """The destination of *config*, opened, and closed at the end."""
-    destination = build(config, clock=clock or FakeClock(NOW))
-    await destination.open()
-    try:
-        yield destination
-    finally:
-        await destination.close()
+    """The destination of *config*, opened, and closed at the end.
+
+    Where it needs tokens and *config* does not say from where, there is an endpoint that gives them.
+    """
+    async with Siem(path="/oauth2/token") as tokens:
+        tokens.then(200, body=token_answer(TOKEN))
+        if getattr(config, "token_url", ...) is None:
+            config = config.model_copy(update={"token_url": SecretUrl(tokens.url)})
+        destination = build(config, clock=clock or FakeClock(NOW))
+        await destination.open()
+        try:
+            yield destination
+        finally:
+            await destination.close()

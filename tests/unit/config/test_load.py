@@ -215,10 +215,22 @@ def test_one_known_type_is_enough(file: ConfigFile) -> None:
         ),
         (
             ("destinations", 0, "format"),
-            "ecs",
-            "destinations[0].format: the format ecs is not available in this version; expected source",
+            "xml",
+            "destinations[0].format: expected 'source', 'cef', 'json', 'cps', 'ecs' or 'ocsf', got 'xml'",
         ),
-        (("destinations", 0, "format"), "xml", "destinations[0].format: expected 'source', got 'xml'"),
+        (
+            ("destinations", 0, "redact"),
+            {"src": "hash"},
+            "destinations[0].redact: `hash` needs a `key`: without one, whoever guesses a value can prove it",
+        ),
+        (
+            ("destinations", 0, "redact"),
+            ["src", "org_id"],
+            (
+                "destinations[0].redact.fields.org_id: expected 'user_agent', 'query', 'principal_name', "
+                "'src', 'request', 'principal_id' or 'actor_id', got 'org_id'"
+            ),
+        ),
         # between sections
         (
             ("admin", "port"),

@@ -212,6 +212,14 @@ def test_a_work_without_events_is_all_filtered() -> None:
     assert (settlement.filtered, settlement.delivered, settlement.oldest_received_at) == (3, 0, None)
 
 
+def test_a_part_of_everything_leaves_nothing() -> None:
+    """An answer that names every event of a request leaves no settlement behind."""
+    settled, rest = Work.of([Stretch.of(stored(1, [b"a"] * 2), 0)]).part({0, 1})
+
+    assert settled.events == 2
+    assert list(rest.settlements()) == []
+
+
 def test_halves_may_fall_between_batches() -> None:
     """Two batches of two events part where they meet."""
     work = Work.of([Stretch.of(stored(1, [b"a"] * 2), 0), Stretch.of(stored(3, [b"b"] * 2), 0)])

@@ -211,3 +211,44 @@ def test_only_events_from_the_start_matter() -> None:
     stretch = sieve(Filter(min_severity=5))(stored(1, [cef(), cef(severity=9), cef()]), 1)
 
     assert (stretch.start, stretch.kept, stretch.filtered) == (1, (1,), 1)
+
+
+def test_alerts_are_let_through_and_nothing_else() -> None:
+    """What Kong advises to be alerted of; what cannot be read goes through, as with every filter."""
+    denied = cef_line("Authz.portals", 6, "granted=false")
+    granted = cef_line("Authz.portals", 1, "granted=true")
+    failed_500 = cef_line("Ingress", 10, "status=500")
+    fine = cef_line("Ingress", 1, "status=200")
+    login = cef_line("AUTHENTICATION_OUTCOME_SUCCESS", 0, "success=true")
+    odd = b"no record at all"
+    batch = stored(1, [denied, granted, failed_500, fine, login, odd])
+
+    assert list(sieve(Filter(alerts=True))(batch, 0).kept) == [0, 2, 5]
+
+
+def test_alerts_know_a_burst() -> None:
+    """The fifth failed login is one; read again after a hold it still is, and the others still are not."""
+    failures = [
+        cef_line("AUTHENTICATION_OUTCOME_INVALID_PASSWORD", 1, f"success=false principal_id=p trace_id={n}")
+        for n in range(7)
+    ]
+    sift = sieve(Filter(alerts=True))
+    batch = stored(1, failures)
+
+    assert list(sift(batch, 0).kept) == [4]
+    assert list(sift(batch, 0).kept) == [4]
+
+
+def test_alerts_together_with_other_conditions() -> None:
+    """All conditions have to be met."""
+    denied = cef_line("Authz.portals", 6, "granted=false")
+    failed_500 = cef_line("Ingress", 10, "status=500")
+
+    sift = sieve(Filter(alerts=True, types=("authorization",)))
+
+    assert list(sift(stored(1, [denied, failed_500]), 0).kept) == [0]
+
+
+def cef_line(name: str, severity: int, rest: str) -> bytes:
+    head = f"2025-06-18T21:02:36Z konghq.com CEF:0|KongInc|Konnect|1.0|konnect|{name}|{severity}|"
+    return f"{head}rt=1750280466889 src=203.0.113.7 {rest} user_agent=curl".encode()

@@ -11,9 +11,17 @@ from relay.destinations.http import HttpConfig, statuses
 from relay.destinations.registry import CONFIG_TYPES, DESTINATIONS, build
 from relay.destinations.splunk_hec import SplunkHecConfig
 from relay.destinations.sumologic import SumoLogicConfig
+from tests.fakes import google_key
 
 URL = "https://siem.example.com/s3cret"
 HTTP: dict[str, object] = {"name": "siem", "type": "http", "url": URL}
+BUCKET: dict[str, object] = {"name": "siem", "bucket": "audit"}
+AZURE: dict[str, object] = {
+    "name": "siem",
+    "type": "azure_blob",
+    "account": "acmeaudit",
+    "container": "audit",
+}
 SPLUNK: dict[str, object] = {"name": "siem", "type": "splunk_hec", "url": URL, "token": "s3cret"}
 
 
@@ -57,15 +65,40 @@ def test_http_refuses(settings: dict[str, object], message: str) -> None:
     [
         ({"token": ""}, "expected either `token` or `authorization`"),
         ({"authorization": "Splunk s3cret"}, "expected either `token` or `authorization`"),
-        ({"acknowledge": True}, "Input should be False"),
+        ({"endpoint": "metrics"}, "Input should be 'event' or 'raw'"),
+        ({"ack_timeout": "0s"}, "greater than 0"),
     ],
 )
 def test_splunk_refuses(settings: dict[str, object], message: str) -> None:
-    """One credential is needed, and what this version cannot do is not promised."""
+    """One credential is needed, and what Splunk has no use for is refused."""
     with pytest.raises(ValidationError) as caught:
         SplunkHecConfig.model_validate({**SPLUNK, **settings})
 
     assert message in str(caught.value)
+    assert "s3cr" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "settings", "field"),
+    [
+        ("sentinel", {"dcr": "my rule"}, "dcr"),
+        ("sentinel", {"stream": "Konnect/x"}, "stream"),
+        ("sentinel", {"tenant_id": "../s3cret"}, "tenant_id"),
+        ("sentinel", {"client_secret": ""}, "client_secret"),
+        ("sentinel", {"cloud": "germany"}, "cloud"),
+        ("google_secops", {"region": "eu/s3cret"}, "region"),
+        ("google_secops", {"log_type": "kong"}, "log_type"),
+        ("google_secops", {"forwarder": "projects/x/forwarders/y"}, "forwarder"),
+        ("google_secops", {"service_account": "s3cret"}, "service_account"),
+        ("google_secops", {"url": "https://relay:s3cret@proxy.example.com/"}, "url"),
+    ],
+)
+def test_clouds_refuse(type_name: str, settings: dict[str, object], field: str) -> None:
+    """What would lead elsewhere, or to no token at all, is refused when the configuration is read."""
+    with pytest.raises(ValidationError) as caught:
+        CONFIG_TYPES[type_name].model_validate(SETTINGS[type_name] | settings)
+
+    assert [error["loc"] for error in caught.value.errors()] == [(field,)]
     assert "s3cr" not in str(caught.value)
 
 
@@ -98,11 +131,33 @@ SETTINGS: dict[str, dict[str, object]] = {
     "sumologic": HTTP | {"type": "sumologic"},
     "splunk_hec": SPLUNK,
     "logscale": SPLUNK | {"type": "logscale"},
+    "sentinel": HTTP
+    | {
+        "type": "sentinel",
+        "dcr": "dcr-0",
+        "stream": "Custom-Konnect",
+        "tenant_id": "acme",
+        "client_id": "relay",
+        "client_secret": "s3cret",
+    },
+    "google_secops": {
+        "name": "siem",
+        "type": "google_secops",
+        "project": "acme",
+        "region": "eu",
+        "instance": "0123",
+        "log_type": "KONG_GATEWAY",
+        "service_account": google_key.key_file(client_id="s3cret"),
+    },
     "elasticsearch": HTTP | {"type": "elasticsearch", "api_key": "s3cret"},
     "datadog": {"name": "siem", "type": "datadog", "api_key": "s3cret"},
     "loki": HTTP | {"type": "loki", "tenant": "security", "bearer": "s3cret"},
     "newrelic": {"name": "siem", "type": "newrelic", "license_key": "s3cret"},
     "file": {"name": "siem", "type": "file", "path": "/var/log/konnect/audit.ndjson"},
+    "s3": BUCKET | {"type": "s3", "access_key_id": "s3cret", "secret_access_key": "s3cret"},
+    "gcs": BUCKET | {"type": "gcs"},
+    "azure_blob": AZURE | {"account_key": "s3cretAA"},
+    "syslog": {"name": "siem", "type": "syslog", "address": "siem.example.com"},
 }
 
 

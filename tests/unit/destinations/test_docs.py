@@ -10,6 +10,7 @@ import yaml
 from relay.config.destination import DestinationConfig
 from relay.destinations.file import Rotation
 from relay.destinations.registry import CONFIG_TYPES
+from tests.fakes import google_key
 
 PAGES = Path(__file__).parents[3] / "docs" / "destinations"
 
@@ -27,7 +28,7 @@ def test_page(type_name: str) -> None:
 
 
 @pytest.mark.parametrize("type_name", list(CONFIG_TYPES))
-def test_example(type_name: str) -> None:
+def test_example(type_name: str, tmp_path: Path) -> None:
     """The example to copy is valid as it stands, once its variables are filled in."""
     page = (PAGES / f"{type_name}.md").read_text()
     (example, *_) = page.split("```yaml\n")[1].split("```")
@@ -35,6 +36,10 @@ def test_example(type_name: str) -> None:
         example = example.replace("${%s}" % variable, "token")  # noqa: UP031  # braces on both sides
     for variable in ("SUMO_URL", "LOGSCALE_URL"):
         example = example.replace("${%s}" % variable, "https://siem.example.com/x")  # noqa: UP031  # as above
+
+    key_file = tmp_path / "google-secops.json"
+    key_file.write_text(google_key.key_file())
+    example = example.replace("/run/secrets/google-secops.json", str(key_file))
 
     (settings,) = yaml.safe_load(example)["destinations"]
 

@@ -103,9 +103,10 @@ def test_always_one_group(lines: list[bytes]) -> None:
     (group,) = json.loads(payload([write(event(line)) for line in lines], common={"a": "b"}))
 
     assert group["common"] == {"attributes": {"a": "b"}}
-    assert [log["message"] for log in group["logs"] if "{" not in log["message"]] == [
-        line.decode(errors="replace") for line in lines if b"{" not in line
-    ]
+    assert len(group["logs"]) == len(lines)
+    for log, line in zip(group["logs"], lines, strict=True):
+        if not line.startswith(b"{"):
+            assert log["message"] == line.decode(errors="replace")
     assert all(log.keys() == {"timestamp", "message", "attributes"} for log in group["logs"])
 
 
