@@ -42,6 +42,9 @@ class Supervisor:
             try:
                 await serve()
             except Exception as error:  # noqa: BLE001 - a supervisor is there for whatever may come
+                # A task group whose child fails while it is being cancelled raises the failure alone.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError from error
                 await self._recover(error)
 
     async def _recover(self, error: Exception) -> None:
