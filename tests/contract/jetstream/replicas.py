@@ -42,7 +42,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.nats import NatsServer, TcpProxy
 from tests.fakes.process import until
 
-LIMIT = 10.0  # real seconds anything may take
+LIMIT = 30.0  # real seconds anything may take
 STATE = {
     "max_msgs_per_subject": 1,
     "storage": "memory",

@@ -18,7 +18,7 @@ from relay.queue.jetstream.watch import Watch
 from tests.fakes.nats import NatsServer, TcpProxy
 from tests.fakes.process import until
 
-LIMIT = 10.0  # real seconds anything may take
+LIMIT = 30.0  # real seconds anything may take
 _COMMON = {"storage": "file", "discard": "new", "allow_direct": True, "allow_atomic": True}
 
 

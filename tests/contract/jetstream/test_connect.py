@@ -28,7 +28,7 @@ from tests.fakes.nats import NatsServer, TcpProxy
 from tests.fakes.nkeys import KeyPair, creds, trusting
 from tests.fakes.process import free_port, until
 
-LIMIT = 10.0  # seconds anything may take
+LIMIT = 30.0  # seconds anything may take
 SOON = 0.6  # seconds after which a test that expects a failure need not wait any longer
 TOKEN = "s3cret-token"
 
