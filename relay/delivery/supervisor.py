@@ -40,8 +40,8 @@ class Supervisor:
 
     async def run(self, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while not self.stopping.is_set():
-            # In a task of its own: a task group in which something fails while it is cancelled raises the failure
-            # alone, and a cancellation of ours would be lost in it.
+            # In a task of its own: a task group in which something fails while it is cancelled raises the
+            # failure alone, and a cancellation of ours would be lost in it.
             work = asyncio.create_task(serve())  # noqa: TID251 - it has ended before this goes on, or raises
             try:
                 await asyncio.wait({work})

@@ -16,7 +16,7 @@ from relay.delivery.chunking import Stretch
 from relay.formats.redaction import Redaction
 from relay.formats.rewriting import Rewriting
 
-_SHARED_BYTES: Final = 16 << 20  # of received lines; what was written from them is up to a few times as much
+_SHARED_BYTES: Final = 4 << 20  # of received lines; what was written from them is up to a few times as much
 _INLINE_EVENTS: Final = 20  # so few take less time than going to another thread
 
 
