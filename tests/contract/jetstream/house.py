@@ -54,6 +54,7 @@ class House:
             foreign=lambda _: None,
             lost=lambda _: None,
             replica=name,
+            clock=clock,
             log=site.log,
         )
         self.space = Space(

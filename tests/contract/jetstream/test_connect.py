@@ -535,6 +535,17 @@ def test_a_found_server_ends_the_tour() -> None:
     assert all(wait <= 0.1 for wait in waits)
 
 
+def test_servers_that_were_left_are_tried_last() -> None:
+    """Those of no use come after all others, the one that was left last at the very end."""
+    for seed in range(20):
+        tour = Tour(Random(seed), ["c", "a"])
+
+        names, _ = visits(tour, pool("a", "b", "c", "d"), 4)
+
+        assert set(names[:2]) == {"b", "d"}
+        assert names[2:] == ["c", "a"]
+
+
 def test_a_server_that_left_the_cluster_is_not_visited() -> None:
     """The pool may change between two attempts."""
     tour = Tour(Random(1))
