@@ -141,7 +141,9 @@ class JetStreamQueue:
             window=self._dedup.window,
             remember=self._dedup.remember,
         )
-        self._laggards = Laggards(link, prefix, self._accounts, self._log, self._space, expire=self._expire)
+        self._laggards = Laggards(
+            link, prefix, self._accounts, self._log, self._space, expire=self._expire, logger=log
+        )
         self._appending = Appending(
             link,
             prefix,
@@ -370,7 +372,7 @@ class JetStreamQueue:
         return QueueStats(
             bytes=usage.bytes,
             max_bytes=self._max_bytes,
-            disk_free_bytes=usage.free_bytes,
+            disk_free_bytes=None,  # no server tells how much its disk has left
             batches=usage.messages,
             events=self._log.ledger.number - self._log.ledger.first.number,
             oldest_received_at=usage.oldest_received_at,

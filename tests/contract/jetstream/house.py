@@ -69,7 +69,13 @@ class House:
             remember=self._remember,
         )
         self.laggards = Laggards(
-            site.link, site.prefix, self.accounts, self.log, self.space, expire=self._expire
+            site.link,
+            site.prefix,
+            self.accounts,
+            self.log,
+            self.space,
+            expire=self._expire,
+            logger=site.log,
         )
 
     @classmethod

@@ -8,11 +8,14 @@ from pathlib import Path
 import orjson
 import pytest
 
+from relay.admin.readiness import Readiness
+from relay.admin.status import relay_status
 from relay.errors import QueueError
 from relay.queue.jetstream import log
 from relay.queue.jetstream.janitor import JanitorLease
 from relay.queue.jetstream.link import Outgoing
 from tests.contract.jetstream.relays import LIMIT, Relay, Relays, deliver_all
+from tests.fakes.control import OperatedRelay
 from tests.fakes.events import batch, lines
 from tests.fakes.nats import NatsServer
 from tests.fakes.process import until
@@ -92,6 +95,28 @@ async def test_what_a_newer_relay_wrote_ends_accepting_and_delivering(relays: Re
     await one.queue.ping()
     assert await deliver_all(reader) == late
     assert (await relays.books()).delivered == len(sent + late)
+
+
+async def test_status_says_what_readiness_says(tmp_path: Path) -> None:
+    """Nothing is called well while nothing can be stored, and no disk is measured that nobody can see."""
+    async with NatsServer(tmp_path) as server, Relays(server, "audit") as relays:
+        [one] = await relays.add("one")
+        await one.queue.attach("siem", "now")
+        readiness = Readiness(one.queue, relays.clock)
+        control = OperatedRelay(one.queue, relays.clock, ["eu"], ["siem"])
+        well = (await relay_status(control, relays.clock.now(), await readiness.trouble())).queue
+        assert (well.accepting, well.trouble, well.disk_free_bytes) == (True, None, None)
+
+        await server.kill()
+        await relays.clock.advance(2)
+        trouble = await readiness.trouble()
+        assert trouble is not None
+        ill = (await relay_status(control, relays.clock.now(), trouble)).queue
+        assert (ill.accepting, ill.trouble) == (False, trouble)
+
+        await server.start()
+        await until(lambda: one.connected, LIMIT, "connecting again")
+        assert await readiness.trouble() is None
 
 
 async def test_what_is_accepted_meanwhile_takes_no_room(
