@@ -251,6 +251,7 @@ class Log:
     def _failed(self, error: QueueError) -> None:
         if str(error) != self.trouble:
             self._logger.warning("queue.follow_failed", detail=str(error))
+            self.wake()  # what came before it can be read
         self._trouble = error
         if self._failing_since is None:
             self._failing_since = self._clock.monotonic()
