@@ -57,7 +57,8 @@ class Leases:
     """This replica's leases.
 
     *prepare* makes a destination ready to be read before its lease is handed out, *settle* stores what its
-    holder has counted and lets go of it; both may raise `QueueError`.
+    holder has counted and lets go of it; both may raise `QueueError`. *unable* tells why this replica cannot
+    deliver to anybody at present, or None: whoever can takes over at once.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Leases:
         *,
         prepare: Step,
         settle: Step,
+        unable: Callable[[], str | None],
         clock: Clock,
         log: Log,
     ) -> None:
@@ -74,6 +76,7 @@ class Leases:
         self._members = members
         self._prepare = prepare
         self._settle = settle
+        self._unable = unable
         self._clock = clock
         self._log = log
         self._held: dict[str, _Held] = {}
@@ -154,7 +157,7 @@ class Leases:
 
     def _review(self) -> None:
         """Notice what is ours no longer, or may soon not be. Waits for nothing."""
-        trusted = self._members.trusted()
+        trusted, unable = self._members.trusted(), self._unable()
         for name, held in list(self._held.items()):
             if held.releasing:
                 continue
@@ -163,6 +166,8 @@ class Leases:
                 self._lose(held, "another replica has taken it, or the destination was forgotten")
             elif not trusted:
                 self._lose(held, "our heartbeats fail, so the others may take us for dead")
+            elif unable is not None:
+                self._lose(held, unable)
 
     def _lose(self, held: _Held, why: str) -> None:
         if not held.lost.is_set():
@@ -194,7 +199,7 @@ class Leases:
         return name in self._accounts and name not in self._held and self._is_free(self._accounts[name])
 
     def _is_free(self, account: Account) -> bool:
-        if self._closed or not self._members.trusted():
+        if self._closed or not self._members.trusted() or self._unable() is not None:
             return False
         lease = account.lease
         # One in our own name that we do not have is left of an attempt whose acknowledgement got lost.
@@ -299,5 +304,7 @@ class Leases:
             await self._members.beat()
 
     def _wants(self) -> frozenset[str]:
+        if self._unable() is not None:  # nobody need wait for us, nor hand anything over
+            return frozenset()
         kept = {name for name, held in self._held.items() if not held.releasing}
         return frozenset(self._waiting | kept)
