@@ -106,6 +106,7 @@ class JetStreamQueue:
                 self._letters,
                 self,
                 clock,
+                log,
                 manage=config.manage,
             ),
             fence=self._fence,
