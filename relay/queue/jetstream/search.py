@@ -23,12 +23,14 @@ from relay.queue.jetstream.fetch import Message, get, scan
 from relay.queue.jetstream.index import from_header, unpack
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.message import HASHES, NotABatch, decode, intact, token
+from relay.queue.jetstream.pausing import pause
 from relay.queue.jetstream.remembered import key_of, recall
 from relay.queue.jetstream.turns import Turns
 
 # Filters of one consumer. The server compares each with each of the others: 256 take it some 8 ms.
 _FILTERS: Final = 256
 _AT_ONCE: Final = 2  # consumers at a time
+_UNINTERRUPTED: Final = 32  # batches that are looked at without letting others do something
 _OPENED_IDS: Final = 100_000  # ids of opened batches are kept, about 12 MB
 
 
@@ -86,25 +88,36 @@ class Search:
         self._opened_ids = 0
 
     async def known(self, wanted: Wanted, latest: Iterable[Stored]) -> frozenset[str]:
-        """Which of the ids are in the log, or were and are remembered. Raises `QueueError`."""
-        found: set[str] = set()
-        for batch in list(latest):
-            if batch.place in wanted.places and wanted.may_be_in(batch.received_at, unpack(batch.packed)):
-                found |= wanted.ids & await self._open(batch.seq)
-        if found != wanted.ids:
-            found |= await self._turns.ask(wanted.source, wanted)
-        return frozenset(found)
+        """Which of the ids are in the log, or were and are remembered.
 
-    async def _find(self, some: Sequence[Wanted]) -> list[set[str]]:
+        *latest* are the last batches of the same source. Raises `QueueError`.
+        """
+        return await self._turns.ask(wanted.source, (wanted, latest))
+
+    async def _find(self, some: Sequence[tuple[Wanted, Iterable[Stored]]]) -> list[frozenset[str]]:
         """What is found of each; all are of one source."""
-        quests = [_Quest(wanted) for wanted in some]
-        places = sorted(frozenset().union(*[wanted.places for wanted in some]))
+        quests = [_Quest(wanted) for wanted, _ in some]
+        source, latest = quests[0].wanted.source, some[0][1]
+        places = sorted(frozenset().union(*[quest.wanted.places for quest in quests]))
+        await self._in_latest(latest, quests)
         # What leaves the log is remembered first: looked for in this order, it is found in one or the other,
         # even if it goes between being found and being opened.
         for look in (self._in_log, self._among_remembered):
             for portion in _portions(places):
-                await look(some[0].source, portion, [quest for quest in quests if not quest.is_over])
-        return [quest.found for quest in quests]
+                await look(source, portion, [quest for quest in quests if not quest.is_over])
+        return [frozenset(quest.found) for quest in quests]
+
+    async def _in_latest(self, latest: Iterable[Stored], quests: Sequence[_Quest]) -> None:
+        hashes = _hashes(quests)
+        places = frozenset().union(*[quest.wanted.places for quest in quests])
+        for n, batch in enumerate(list(latest)):
+            if n % _UNINTERRUPTED == 0:
+                await pause(0)  # with many events in each this would hold up heartbeats
+            if batch.place not in places or not (like := hashes.intersection(unpack(batch.packed))):
+                continue
+            for quest in quests:
+                if quest.wanted.may_be_in(batch.received_at, like):
+                    quest.found |= quest.wanted.ids & await self._open(batch.seq)
 
     async def _in_log(self, source: str, places: list[str], quests: list[_Quest]) -> None:
         if not quests:
