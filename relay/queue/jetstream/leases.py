@@ -28,7 +28,8 @@ from relay.queue.jetstream.record import Account, LeaseLost, LeaseRecord
 _TICK_SECONDS: Final = 1.0  # together with TRUST_SECONDS well below LEASE_TTL
 _KEEP_SECONDS: Final = 10.0  # a lease is not handed on before, or it would go round in circles
 _PATIENCE_SECONDS: Final = 3.0  # a replica with fewer destinations may go first for so long
-_RETRY_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0  # doubled with each failure to prepare in a row, up to
+_LONGEST_RETRY: Final = 30.0
 _RELEASE_SECONDS: Final = 2.0  # of real time, for storing and again for giving back: a stop must end in time
 
 Step = Callable[[str], Awaitable[None]]
@@ -81,6 +82,7 @@ class Leases:
         self._log = log
         self._held: dict[str, _Held] = {}
         self._waiting: set[str] = set()
+        self._failures: Counter[str] = Counter()  # to prepare, in a row
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -247,11 +249,13 @@ class Leases:
         except (QueueError, NotFound) as error:
             self._log.warning("lease.unprepared", destination=name, detail=str(error))
             await held.release()
-            await self._clock.sleep(_RETRY_SECONDS)
+            await self._clock.sleep(min(_LONGEST_RETRY, _RETRY_SECONDS * 2 ** min(self._failures[name], 10)))
+            self._failures[name] += 1
             return None
         except BaseException:
             self._held.pop(name, None)  # the caller no longer waits; `_clear_up` gives it back
             raise
+        del self._failures[name]
         self._review()
         if held.lost.is_set():  # preparing took too long
             await held.release()

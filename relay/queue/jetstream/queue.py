@@ -116,6 +116,7 @@ class JetStreamQueue:
                 self._letters,
                 self,
                 clock,
+                log,
                 manage=config.manage,
             ),
             fence=self._fence,

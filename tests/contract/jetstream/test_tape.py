@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from relay.observe import logs
 from relay.queue.jetstream.fetch import last_sequence
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.tape import ConsumerSpec, Tape
@@ -77,12 +79,21 @@ async def stream(nats_server: NatsServer, prefix: str) -> str:
     return prefix
 
 
+def tape_of(link: Link, stream: str, start: int) -> Tape:
+    return Tape(
+        link,
+        stream,
+        ConsumerSpec("siem", start, manage=True),
+        log=logs.configure("info", stream=io.BytesIO()),
+    )
+
+
 async def test_what_the_leader_stores_a_moment_later_is_waited_for(
     nats_server: NatsServer, stream: str
 ) -> None:
     """Another server told of it already; the leader does not have it yet, which does not make it gone."""
     async with lagging(nats_server, stored=2) as link:
-        tape = Tape(link, ConsumerSpec(stream, "siem", 3, manage=True))
+        tape = tape_of(link, stream, 3)
         found, following = await tape.read(3, 10)
         await tape.close()
 
@@ -92,7 +103,7 @@ async def test_what_the_leader_stores_a_moment_later_is_waited_for(
 async def test_a_hole_that_only_seems_to_be_one_is_filled(nats_server: NatsServer, stream: str) -> None:
     """The consumer gave it to a replica that is gone, and nobody who is asked has it yet."""
     async with lagging(nats_server, stored=2) as link:
-        tape = Tape(link, ConsumerSpec(stream, "siem", 6, manage=True))
+        tape = tape_of(link, stream, 6)
         await tape.open()
         tape._delivered = 5
         found, following = await tape.read(3, 10)
@@ -107,7 +118,7 @@ async def test_what_was_deleted_is_passed(nats_server: NatsServer, stream: str) 
     for seq in (4, 5):
         await client.jetstream().delete_msg(stream, seq)
     link = await Link.open(client)
-    tape = Tape(link, ConsumerSpec(stream, "siem", 4, manage=True))
+    tape = tape_of(link, stream, 4)
 
     assert await tape.read(4, 10) == ([], 6)
 
