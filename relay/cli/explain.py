@@ -9,7 +9,7 @@ from pathlib import Path
 from relay.batch import RewrittenBatch, StoredBatch
 from relay.clock import SystemClock
 from relay.config.destination import DestinationConfig
-from relay.delivery.filter import sieve
+from relay.delivery.filter import Sieve
 from relay.delivery.views import rewriting
 from relay.destinations.base import Destination
 from relay.destinations.posting import PostingDestination, Unfit
@@ -73,7 +73,7 @@ def _batches(path: Path, source: str) -> list[StoredBatch]:
 
 
 def _fates(config: DestinationConfig, batches: Sequence[StoredBatch]) -> Iterator[Fate]:
-    sift, wanted = sieve(config.filter), rewriting(config)
+    sift, wanted = Sieve(config.filter), rewriting(config)
     destination = build(config, clock=SystemClock())  # not opened: nothing is contacted
     for batch in batches:
         kept = frozenset(sift(batch, 0).kept)

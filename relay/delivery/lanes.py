@@ -90,6 +90,10 @@ class Lane:
         for batch, offset in await self.reader.read(limit):
             self._cutter.add(await self._show(batch, offset))
 
+    def passed_over(self) -> Work | None:
+        """What the filter left out before the first event to send."""
+        return self._cutter.passed_over()
+
     def cut(self, limit: int) -> Work:
         """The next work, of at most *limit* events; perhaps of filtered ones only."""
         rate = self.reader.rate

@@ -141,16 +141,23 @@ class Shift:
         if lane.lacks(limit):
             # Reading may take long, or fail; whose turn it is, and whether to send, is asked anew.
             await self._try(lane, lane.fill(limit))
+            # Settled as it goes: a filter may leave out millions of events before it lets one through.
+            if (filtered := lane.passed_over()) is not None:
+                await self._settle(lane, filtered)
             return 0.0
         work = lane.cut(limit)
         if work.events:
             self._lanes.served(lane)
             self._launch(group, lane, work)
         else:
-            for settlement in work.settlements():
-                await lane.reader.settle(settlement)
-                self._report.settled(settlement)
+            await self._settle(lane, work)
         return 0.0
+
+    async def _settle(self, lane: Lane, work: Work) -> None:
+        """Book what nothing has to be sent of."""
+        for settlement in work.settlements():
+            await lane.reader.settle(settlement)
+            self._report.settled(settlement)
 
     async def _try(self, lane: Lane, step: Awaitable[None]) -> None:
         """Ask the queue for something. It may be out of reach for a while, which is no bug of ours.

@@ -49,7 +49,9 @@ class Supervisor:
                 work.cancel()
                 await asyncio.wait({work})
                 raise
-            error = None if work.cancelled() else work.exception()
+            if work.cancelled():
+                raise asyncio.CancelledError
+            error = work.exception()
             if isinstance(error, Exception):  # a supervisor is there for whatever may come
                 await self._recover(error)
             elif error is not None:

@@ -6,6 +6,7 @@ a look at single events. What vendors ask for is `profiles`'.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from functools import partial
@@ -193,7 +194,11 @@ class HttpDestination:
             members = chunk.gzip_members()
             if members is not None:
                 return await self._post(members, len(chunk))
-        return await self._post(await self._encoded(self._framed(chunk)), len(chunk))
+        # Plain lines lie there as they are; anything else reads every event, which is nothing for the event
+        # loop.
+        plain = self._write is None and self._config.framing == "lines"
+        body = chunk.body if plain else await asyncio.to_thread(self._framed, chunk)
+        return await self._post(await self._encoded(body), len(chunk))
 
     async def probe(self) -> ProbeReport:
         """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused.
@@ -220,10 +225,8 @@ class HttpDestination:
         match self._config.framing:
             case "ndjson":
                 return framing.as_ndjson(chunk)
-            case "json_array":
-                return framing.as_json_array(chunk)
             case _:
-                return chunk.body
+                return framing.as_json_array(chunk)
 
     async def _encoded(self, body: bytes) -> bytes:
         return await zipped(body) if self._gzip else body
