@@ -198,10 +198,13 @@ class HttpDestination:
     async def probe(self) -> ProbeReport:
         """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused.
 
-        A 400 may be nginx's for our client certificate; only the page would say so, which HEAD does not get.
+        With GET as well after a 400, which may be nginx's for our client certificate (only the page would say
+        so, which HEAD does not get), and after a 500, since there are endpoints that fail at HEAD alone.
         """
+        said = "HEAD was answered with"
         reply = await self._client.request("HEAD", self._url)
-        if isinstance(reply, Reply) and reply.status == 400:
+        if isinstance(reply, Reply) and reply.status in {400, 500}:
+            said = f"{said} {reply.status}, GET with"
             reply = await self._client.request("GET", self._url)
         if not isinstance(reply, Reply):
             return ProbeReport(ok=False, detail=reply.response.detail)
@@ -209,7 +212,9 @@ class HttpDestination:
         bad_request = reply.status == 400 and isinstance(outcome, Misconfigured)
         if bad_request or reply.status in {401, 402, 403, 404, 407, 410, 495, 496} or reply.status >= 502:
             return ProbeReport(ok=False, detail=outcome.response.detail)
-        return ProbeReport(ok=True, detail=f"reachable; HEAD was answered with {reply.status}")
+        if reply.status == 500:
+            return ProbeReport(ok=False, detail=f"{said} 500: it is failing, or knows nothing but POST")
+        return ProbeReport(ok=True, detail=f"reachable; {said} {reply.status}")
 
     async def close(self) -> None:
         await self._client.close()
