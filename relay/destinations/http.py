@@ -43,7 +43,7 @@ from relay.destinations.http_config import (
 )
 from relay.destinations.messages import pagerduty
 from relay.destinations.profiles import PROFILES, Profile, ProfileName, Writer
-from relay.model import Reason
+from relay.model import Event, Reason
 
 _STATUS_RANGE = re.compile(r"([2-5]\d\d)(?:-([2-5]\d\d))?")
 
@@ -161,13 +161,15 @@ class HttpDestination:
         self._success = statuses(config.success)
         self._profile: Profile | None = None if config.profile is None else PROFILES[config.profile]
         self._write: Writer | None = None
+        self._show: Writer | None = None  # the same without a credential
         if self._profile is not None and self._profile.framing == config.framing:
-            self._write = self._profile.write
+            self._write = self._show = self._profile.write
         # The password itself is in no header, only its encoded form; the routing key is in the body.
         secrets = [config.basic.password.reveal()] if config.basic is not None else []
         if config.routing_key is not None:
             secrets.append(config.routing_key.reveal())
             self._write = partial(pagerduty, routing_key=config.routing_key.reveal())
+            self._show = partial(pagerduty, routing_key="<secret>")
         self._gzip = config.batch.compression == "gzip" or config.passthrough_gzip
         self._body_headers = {"Content-Type": config.content_type or framing.CONTENT_TYPE[config.framing]}
         if self._gzip:
@@ -182,6 +184,13 @@ class HttpDestination:
         if self._write is not None and self._profile is not None:
             return self._profile.overhead
         return framing.OVERHEAD[self._config.framing]
+
+    def part(self, event: Event) -> bytes:
+        if self._show is not None:
+            return self._show([event])
+        if self._config.framing in ("ndjson", "json_array"):
+            return framing.as_object(event)
+        return event.line
 
     async def open(self) -> None:
         await self._client.open()
