@@ -25,6 +25,7 @@ from relay.destinations.base import (
     Rejection,
     Throttled,
     Transient,
+    Unfit,
 )
 from relay.destinations.classify import Reply
 from relay.destinations.http_client import BODY_LIMIT, HttpClient, zipped
@@ -70,14 +71,6 @@ class Proof(Protocol):
     ) -> Outcome:
         """Send with *post*, have *judge* read the answer, and return when it is certain what became of it."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Unfit:
-    """What `Intake.part` says of an event that the vendor would silently mutilate."""
-
-    reason: Reason
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +155,6 @@ class PostingDestination:
         return await self._outcome(body, len(parts))
 
     def part(self, event: Event) -> bytes | Unfit:
-        """One event as it stands in a request's body, or why it must not stand there."""
         part = self._intake.part(event)
         most = self._intake.max_part
         if most is not None and not isinstance(part, Unfit) and len(part) > most:

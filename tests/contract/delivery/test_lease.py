@@ -12,7 +12,7 @@ import pytest
 from relay.batch import Chunk, StoredBatch
 from relay.destinations.base import Delivered, Outcome, ProbeReport
 from relay.errors import QueueError
-from relay.model import DestinationState, Hold, HoldReason, Position, Response, RetryState, Settlement
+from relay.model import DestinationState, Event, Hold, HoldReason, Position, Response, RetryState, Settlement
 from relay.queue.sqlite import SqliteQueue
 from tests.contract.delivery.rig import Rig
 from tests.fakes.events import NOW
@@ -272,6 +272,9 @@ class Unlucky:
         self._rig = rig
         self._error: Exception | None = error
         self._loses = loses
+
+    def part(self, event: Event) -> bytes:
+        return event.line
 
     async def open(self) -> None: ...
 

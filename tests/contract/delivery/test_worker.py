@@ -14,7 +14,16 @@ from relay.destinations.base import (
     Throttled,
     Transient,
 )
-from relay.model import DestinationState, HoldReason, ReaderKind, Reason, Response, RetryState, Sighting
+from relay.model import (
+    DestinationState,
+    Event,
+    HoldReason,
+    ReaderKind,
+    Reason,
+    Response,
+    RetryState,
+    Sighting,
+)
 from relay.queue.base import DeadLetterFilter
 from tests.contract.delivery.rig import Rig
 from tests.fakes.chunks import sample
@@ -302,6 +311,9 @@ class Buggy:
         self.broken = True
         self.lines: list[bytes] = []
 
+    def part(self, event: Event) -> bytes:
+        return event.line
+
     async def open(self) -> None: ...
 
     async def send(self, chunk: Chunk) -> Outcome:
@@ -324,6 +336,9 @@ class Scripted:
     def __init__(self, *script: Outcome) -> None:
         self.script = list(script)
         self.chunks: list[list[bytes]] = []
+
+    def part(self, event: Event) -> bytes:
+        return event.line
 
     async def open(self) -> None: ...
 
