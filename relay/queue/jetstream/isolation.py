@@ -16,9 +16,9 @@ from relay.queue.jetstream.client import Client
 from relay.queue.jetstream.members import Members
 
 _LOOK_SECONDS: Final = 1.0
-# After TRUST_SECONDS, so seven seconds after the last heartbeat that was stored. Where a leader died, another
-# is elected before, as a rule; and Konnect repeats for 15 s what could not be stored meanwhile.
-_PATIENCE: Final = 4.0
+# With the two until one has failed, seven seconds after the last heartbeat that was stored. Where a leader
+# died, another is elected before, as a rule; and Konnect repeats for 15 s what could not be stored meanwhile.
+_PATIENCE: Final = 5.0
 _MOST_PATIENCE: Final = 60.0  # where no server is of use, relays must not run over them
 
 
@@ -42,7 +42,7 @@ class Isolation:
         while True:
             await self._clock.sleep(_LOOK_SECONDS)
             now = self._clock.monotonic()
-            if self._members.trusted():
+            if not self._members.failing:
                 self._since = now
                 self._patience = _PATIENCE
                 self._client.avoided.clear()
