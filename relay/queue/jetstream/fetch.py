@@ -325,9 +325,6 @@ async def scan(
     if filters:
         config["filter_subjects"] = list(filters)
     made = await link.api(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
-    if not made["num_pending"]:
-        await link.api(f"CONSUMER.DELETE.{stream}.{made['name']}")
-        return
     pull = Pull(link, stream, made["name"])
     try:
         left = made["num_pending"]
