@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +29,8 @@ _REQUEST_BYTES: Final = 4 << 20
 _IDLE_NS: Final = 30_000_000_000  # a temporary consumer nobody asks goes after this
 PAYLOAD_BYTES: Final = "Nats-Msg-Size"  # header: size of a payload that was left out
 _TOO_BIG: Final = "MaxBytes"  # in what a request says that ends before a message it has no room for
+# What a server says after the last message of a request that still has room; often too late for that request.
+_ALL_GIVEN: Final = "Batch Completed"
 # In a cluster a consumer is there before every server knows where: who asks at once may find nobody.
 _NO_RESPONDERS: Final = "503"
 _ATTEMPTS: Final = 50  # a tenth of a second apart
@@ -144,6 +146,8 @@ class Pull:
                     break
                 if found and _is_full(message):
                     break
+                if _description(message) == _ALL_GIVEN:
+                    continue
                 if _status(message) == _NO_RESPONDERS:
                     raise Leaderless
                 raise Unanswered(f"NATS: {_description(message) or 'consumer is gone'}")
@@ -215,7 +219,7 @@ class Follow:
         self._last_per_subject = last_per_subject
         self.behind = 0  # messages that were waiting when the consumer was made
 
-    async def run(self, start: int) -> AsyncIterator[list[Message]]:
+    async def run(self, start: int) -> AsyncGenerator[list[Message], None]:
         """Lists of messages from sequence *start* on; an empty one says that there is nothing more now.
 
         Ends with `QueueError` when the consumer is lost: call again from behind the last message.
@@ -257,6 +261,8 @@ class Follow:
                         left -= 1
                         found.append(taken(message))
                         seen = found[-1].seq
+                    elif _description(message) == _ALL_GIVEN:
+                        continue
                     elif _status(message) == "408" or _is_full(message):  # the request is over
                         left = 0
                     elif _status(message) == _NO_RESPONDERS and unheard < _ATTEMPTS:
@@ -325,9 +331,6 @@ async def scan(
     if filters:
         config["filter_subjects"] = list(filters)
     made = await link.api(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
-    if not made["num_pending"]:
-        await link.api(f"CONSUMER.DELETE.{stream}.{made['name']}")
-        return
     pull = Pull(link, stream, made["name"])
     try:
         left = made["num_pending"]
