@@ -105,9 +105,9 @@ async def test_the_key_is_the_one_of_the_samples(
     konnect: FakeKonnect, maker: Maker, clock: FakeClock
 ) -> None:
     """Signatures cover the line without them, by the key that jwks.json shows to anyone."""
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"{konnect.url()}/v2/audit-log-webhook/jwks.json") as answer:
-            key = (await answer.json())["keys"][0]
+    url = f"{konnect.url()}/v2/audit-log-webhook/jwks.json"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        key = (await answer.json())["keys"][0]
     public = Ed25519PublicKey.from_public_bytes(base64.urlsafe_b64decode(key["x"] + "="))
     text, _, signature = line(maker.authorization(at=clock.now()), "cef", stamp=clock.now()).rpartition(
         b" sig="
@@ -129,9 +129,7 @@ async def test_a_replay_sends_everything_again_in_other_batches(
     first = receiver.lines()
     await clock.advance(3600)
 
-    job = konnect.organisation.job(Place())
-    job.start, job.end, job.status = clock.now() - 3600, clock.now() - 3600 + 9, "accepted"
-    konnect._start_replay(Place())
+    konnect.begin_replay(clock.now() - 3600, clock.now() - 3600 + 9)
     for _ in range(3):
         assert await clock.next_wake() == 1.0
         await clock.advance(1.0)
@@ -149,12 +147,10 @@ async def test_a_replay_fails_half_way_when_told(
     konnect.record([maker.authentication(at=clock.now(), portal=PORTAL) for _ in range(20)])
     konnect.replays.fail_after, konnect.replays.pace = 1, None
     place = Place(portal=PORTAL)
-    job = konnect.organisation.job(place)
     results = []
 
     for _ in range(2):
-        job.start, job.end, job.status = clock.now() - 1, clock.now() + 1, "accepted"
-        konnect._start_replay(place)
+        konnect.begin_replay(clock.now() - 1, clock.now() + 1, place)
         for _ in range(3):
             konnect.replays.step(place)
         results.append(await konnect.replayed(place))
