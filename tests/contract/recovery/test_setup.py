@@ -192,6 +192,8 @@ async def test_what_cannot_be_undone_is_told(konnect: FakeKonnect, command: Comm
     ("arguments", "words"),
     [
         (("--url", "http://relay.example.com"), "https"),
+        (("--url", "https://relay.example.com:port"), "https"),
+        (("--url", "relay"), "https"),
         (("--region", "us.example.com"), "region"),
         (("--format", "xml"), "xml"),
     ],
