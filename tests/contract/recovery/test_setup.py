@@ -310,6 +310,28 @@ async def test_an_existing_file_is_what_konnect_will_send(
     assert "known-before" not in out + err
 
 
+async def test_the_configured_authorization_may_be_what_konnect_sends(
+    konnect: FakeKonnect, command: Commands
+) -> None:
+    """Then the relay knows it already, and nobody has to be shown it."""
+    code, out, err = await command("setup", "--yes", "--as-configured")
+
+    made = konnect.organisation.webhook(Place()).destination
+    assert code == 0
+    assert made is not None
+    assert made.authorization == "Bearer old"
+    assert "Bearer old" not in out + err
+
+
+async def test_one_authorization_cannot_come_from_two_places(
+    konnect: FakeKonnect, command: Commands, tmp_path: Path
+) -> None:
+    """Wrong usage."""
+    code, _, _ = await command("setup", "--as-configured", "--secret-file", str(tmp_path / "x"))
+
+    assert (code, konnect.calls) == (2, [])
+
+
 async def test_a_portals_webhook_is_set_with_its_own_source(
     konnect: FakeKonnect, command: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
