@@ -116,8 +116,7 @@ async def _plan(at: Access, name: str, endpoint: str, log_format: str, take_over
 
 async def _carry_out(at: Access, planned: Plan, secret: Authorization) -> DestinationInfo:
     from relay.clock import SystemClock
-    from relay.errors import RelayError
-    from relay.recovery.setup import carry_out
+    from relay.recovery.setup import SetupFailed, carry_out
 
     if planned.existing is None:
         secret.keep()  # before Konnect knows it: afterwards nobody could read it any more
@@ -125,8 +124,9 @@ async def _carry_out(at: Access, planned: Plan, secret: Authorization) -> Destin
         # A client of its own: the other one's connections may have died while somebody thought.
         async with at.api() as api:
             return await carry_out(api, planned, secret.value, SystemClock())
-    except RelayError:
-        if planned.existing is None:
+    except SetupFailed as failed:
+        # Where something is left, Konnect may be sending it by now.
+        if failed.undone:
             secret.forget()
         raise
 

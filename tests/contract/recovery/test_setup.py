@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import stat
 from pathlib import Path
 
 import pytest
 
+from relay.config.secret import Secret
 from relay.recovery.answers import ORGANISATION
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectConflict
 from relay.recovery.removal import delete_patiently
+from relay.recovery.setup import SetupFailed, carry_out, plan
 from tests.contract.recovery.commands import ENDPOINT, Commands
 from tests.fakes.clock import FakeClock
 from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Place
@@ -175,17 +178,38 @@ async def test_a_failed_take_over_of_an_inline_webhook_tells_what_is_lost(
     assert is_untouched(konnect)
 
 
-async def test_what_cannot_be_undone_is_told(konnect: FakeKonnect, command: Commands) -> None:
+async def test_what_cannot_be_undone_is_told(konnect: FakeKonnect, command: Commands, tmp_path: Path) -> None:
     """Konnect goes away between two steps: the message names what is left, and how to remove it."""
     konnect.faults.add(Fault("PATCH", "*/audit-log-webhook", status=500))
     konnect.faults.add(Fault("DELETE", "*", status=500, times=-1))
 
-    code, _, err = await command("setup", "--yes")
+    file = tmp_path / "authorization"
+
+    code, _, err = await command("setup", "--yes", "--secret-file", str(file))
 
     (left,) = konnect.organisation.destinations
     assert code == 1
+    assert file.exists()
     assert left in err
     assert "konnect teardown --name konnect-relay-us" in err
+
+
+@pytest.mark.parametrize("at", ["*/audit-log-destinations", "*/audit-log-webhook"])
+async def test_an_interrupted_set_up_is_undone(
+    konnect: FakeKonnect, api: KonnectApi, clock: FakeClock, at: str
+) -> None:
+    """Ctrl-C while Konnect thinks: whoever pressed it wants no half of it."""
+    wanted = await plan(api, ORGANISATION, name="relay", endpoint=ENDPOINT, log_format="cef", take_over=False)
+    method = "POST" if at.endswith("destinations") else "PATCH"
+    konnect.faults.add(Fault(method, at, hang=True, effective=True))
+    running = asyncio.ensure_future(carry_out(api, wanted, Secret("Bearer new"), clock))
+    await konnect.asked(method, at.removeprefix("*"))
+
+    running.cancel()
+
+    with pytest.raises(SetupFailed, match="interrupted"):
+        await running
+    assert is_untouched(konnect)
 
 
 @pytest.mark.parametrize(
