@@ -53,6 +53,7 @@ class Reply:
     status: int
     retry_after: str | None = None  # the header as it came
     body: bytes = b""  # its beginning only
+    date: str | None = None  # the header as it came
 
 
 def classify(reply: Reply, *, now: float, success: Container[int] = ANY_2XX) -> Outcome:

@@ -116,7 +116,8 @@ class HttpClient:
                 method, url, data=data, headers=headers, allow_redirects=False
             ) as response:
                 answer = await _beginning(response, max_answer)
-                return Reply(response.status, response.headers.get("Retry-After"), self._blot(answer))
+                given = response.headers
+                return Reply(response.status, given.get("Retry-After"), self._blot(answer), given.get("Date"))
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             return _no_answer(error, self._timeout)
         except ValueError:  # e.g. a host name that cannot be encoded; its text might hold the address
