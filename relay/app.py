@@ -37,6 +37,7 @@ from relay.observe.metrics import Metrics
 from relay.observe.presence import Presence
 from relay.observe.replicas import holder
 from relay.queue.base import Queue
+from relay.signing.checker import Checker
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
 _FIXED_SECTIONS = ("server", "admin", "queue", "logging")
@@ -77,7 +78,8 @@ class Relay:
         self._clock = clock
         self._log = log
         self._rng = Random()  # noqa: S311 - spreads retries, keeps no secret
-        self._views = Views()
+        self._checker = Checker(clock=clock, metrics=metrics, log=log)
+        self._views = Views(self._checker)
         self._deliveries: dict[str, _Delivery] = {}
         self._workers: asyncio.TaskGroup | None = None
         self._ingest: IngestServer | None = None
@@ -96,7 +98,9 @@ class Relay:
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
             presence = workers.create_task(self._presence.run(), name="presence")
+            keys = workers.create_task(self._checker.run(), name="keys")
             try:
+                await self._follow_signatures(self._config)
                 for delivery in await self._prepare(self._config.destinations):
                     self._start(delivery)
                 await self._admin.start()
@@ -112,6 +116,8 @@ class Relay:
                 await stop.wait()
             finally:
                 await self._shut_down()
+                keys.cancel()
+                self._checker.close()
                 presence.cancel()  # last: who falls silent with requests in the air loses its leases
 
     async def _shut_down(self) -> None:
@@ -123,6 +129,10 @@ class Relay:
         left = grace * (1 - _INGEST_SHARE)
         await asyncio.gather(*[self._let_go(each, left) for each in self._deliveries.values()])
         await self._admin.stop()
+
+    async def _follow_signatures(self, config: Config) -> None:
+        if self._role != "ingest":  # which has no use for keys
+            await self._checker.open(config)
 
     async def _let_go(self, delivery: _Delivery, grace: float) -> None:
         await delivery.worker.stop(grace)
@@ -198,6 +208,7 @@ class Relay:
         wanted = {config.name: config for config in new.destinations}
         stale = [name for name, each in self._deliveries.items() if wanted.get(name) != each.config]
         fresh = [each for name, each in wanted.items() if name in stale or name not in self._deliveries]
+        await self._follow_signatures(new)
         prepared = await self._prepare(fresh)
         await self.queue.set_sources(windows(new.sources))
 
@@ -239,7 +250,7 @@ class Relay:
 
     def sources(self) -> Sequence[ConfiguredSource]:
         names = [source.name for source in self._config.sources]
-        return [ConfiguredSource(name, f"/audit-logs/{name}") for name in names]
+        return [ConfiguredSource(name, f"/audit-logs/{name}", self._checker.status(name)) for name in names]
 
     def destinations(self) -> Sequence[ConfiguredDestination]:
         return [ConfiguredDestination(config.name, config.type) for config in self._config.destinations]

@@ -12,11 +12,11 @@ from relay.config.destination import DestinationConfig
 from relay.delivery.filter import sieve
 from relay.delivery.views import rewriting
 from relay.destinations.base import Destination
-from relay.destinations.posting import PostingDestination, Unfit
+from relay.destinations.posting import PostingDestination
 from relay.destinations.registry import build
 from relay.errors import ConfigError
 from relay.ingest.body import TooLarge, Undecodable, unpack
-from relay.model import Event
+from relay.model import Event, Unfit
 
 _MOST_BYTES = 64 * 1024 * 1024
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.batch import Chunk, Slice, StoredBatch
-from relay.model import DeadLetter, Position, Reason, Response, Settlement
+from relay.model import DeadLetter, Position, Reason, Response, Settlement, Unfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,13 @@ class Work:
         """Arrival of the event that waited longest, seconds since the epoch."""
         return min([stretch.batch.received_at for stretch in self.stretches])
 
-    def unfit(self) -> Sequence[int]:
-        """Indices of events that must not go out: they cannot be put into the form the destination needs."""
-        found: list[int] = []
+    def unfit(self) -> Mapping[int, Unfit]:
+        """The events that must not go out, by index, and why."""
+        found: dict[int, Unfit] = {}
         index = 0
         for stretch in self.stretches:
             if unfit := stretch.batch.unfit(stretch.kept):
-                found += [index + stretch.kept.index(at) for at in unfit]
+                found |= {index + n: unfit[at] for n, at in enumerate(stretch.kept) if at in unfit}
             index += len(stretch.kept)
         return found
 

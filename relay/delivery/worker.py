@@ -21,7 +21,7 @@ from relay.delivery.supervisor import Supervisor
 from relay.delivery.views import Views, rewriting
 from relay.destinations.base import Destination
 from relay.errors import QueueError
-from relay.model import DestinationState, Sighting
+from relay.model import DestinationState, ReaderKind, Sighting
 from relay.observe.ledger import state_of
 from relay.observe.logs import Log
 from relay.observe.metrics import Metrics
@@ -157,12 +157,10 @@ class DestinationWorker:
             with suppress(QueueError):
                 await lease.release()
 
-    async def _show(self, batch: StoredBatch, start: int) -> Stretch:
+    async def _show(self, batch: StoredBatch, start: int, kind: ReaderKind) -> Stretch:
         """What this destination wants of *batch* from event *start* on, as it wants it."""
-        stretch = self._sift(batch, start)
-        if self._rewriting and stretch.kept:
-            return await self._views.show(stretch, self._rewriting)
-        return stretch
+        redriven = kind is ReaderKind.REDRIVE
+        return await self._views.show(self._sift(batch, start), self._rewriting, redriven=redriven)
 
     async def _granted(self) -> Lease | None:
         """The lease, as soon as no other process has it; None where a stop came first."""

@@ -28,7 +28,7 @@ from relay.destinations.base import (
 from relay.destinations.classify import Reply
 from relay.destinations.http_client import BODY_LIMIT, HttpClient, zipped
 from relay.destinations.http_config import HttpConfigBase
-from relay.model import Event, Reason, Response
+from relay.model import Event, Response, Unfit
 
 NoReply = Throttled | Transient | Misconfigured
 """Why there is no answer to judge."""
@@ -62,20 +62,12 @@ class Credentials(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Unfit:
-    """What `Intake.part` says of an event that the vendor would silently mutilate."""
-
-    reason: Reason
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class Intake:
     """Where a vendor takes events, in which writing, and how to read what it answers."""
 
     url: URL
     content_type: str
-    part: Callable[[Event], bytes | Unfit]  # one event in the vendor's writing
+    part: Callable[[Event], bytes | Unfit]  # one event in the vendor's writing, unless that mutilates it
     body: Callable[[Sequence[bytes]], bytes]  # the parts of a request put together
     judge: Callable[[Reply, int, float], Outcome]  # the answer, how many events were sent, now
     probe: Callable[[Ask, float], Awaitable[ProbeReport]]  # now, to read a `Retry-After` by

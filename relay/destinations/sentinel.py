@@ -24,10 +24,10 @@ from relay.destinations.classify import Reply, classify, respond
 from relay.destinations.framing import quoted
 from relay.destinations.hec_envelope import payload
 from relay.destinations.http_config import HttpUrl, UrlConfig
-from relay.destinations.posting import Ask, Intake, PostingDestination, Unfit
+from relay.destinations.posting import Ask, Intake, PostingDestination
 from relay.destinations.tokens import Grant, TokenSource
 from relay.konnect.times import happened_at, rfc3339
-from relay.model import Event, Reason
+from relay.model import Event, Reason, Unfit
 
 Cloud = Literal["public", "usgov", "china"]
 

@@ -24,6 +24,7 @@ from relay.observe.catalog import Outcome
 from relay.observe.metrics import Metrics
 from relay.queue.base import DeadLetterFilter, StoredDeadLetter
 from relay.queue.sqlite import SqliteQueue
+from relay.signing.checker import Checker
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, lines
 
@@ -78,16 +79,21 @@ class Rig:
         self.clock = FakeClock(NOW)
         told = asyncio.Event()
         self.metrics = Told(list(names), told)
-        self.views = Views()
         self.log_stream = Heard(told)
         self.workers: dict[str, DestinationWorker] = {}
         self.sent: list[bytes] = []
         self._log = logs.configure("debug", stream=self.log_stream)
+        self.restart_process()
         self._path = path
         self._engine = engine
         self._running: dict[str, asyncio.Task[None]] = {}
         self._destinations: dict[str, Destination] = {}
         self.queue: SqliteQueue
+
+    def restart_process(self) -> None:
+        """Forget what a process keeps in memory for all its workers. None may run."""
+        self.checker = Checker(clock=self.clock, metrics=self.metrics, log=self._log)
+        self.views = Views(self.checker)
 
     async def open(self) -> None:
         config = SqliteQueueConfig(path=self._path, min_free_disk=0, max_bytes=1 << 30)
@@ -152,6 +158,7 @@ class Rig:
     async def close(self) -> None:
         for name in list(self.workers):
             await self.kill(name)
+        self.checker.close()
         await self.queue.close()
 
     # What happens
