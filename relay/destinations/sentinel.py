@@ -146,6 +146,7 @@ def row(event: Event, *, dynamic: bool) -> bytes | Unfit:
         value,
         event.id.encode(),
         orjson.dumps(event.source),
+        b',"Signature":"%b"' % event.signature.encode() if event.signature else b"",
     )
 
 
@@ -156,14 +157,17 @@ def _fits(line: bytes) -> bool:
     return len(line.decode("utf-8", errors="replace").encode()) <= _MAX_VALUE
 
 
-def _row(time: bytes, column: bytes, value: bytes, event_id: bytes, source: bytes) -> bytes:
-    return b'{"TimeGenerated":"%b","EventTime":"%b","%b":%b,"EventId":"%b","Source":%b}' % (
+def _row(
+    time: bytes, column: bytes, value: bytes, event_id: bytes, source: bytes, more: bytes = b""
+) -> bytes:
+    return b'{"TimeGenerated":"%b","EventTime":"%b","%b":%b,"EventId":"%b","Source":%b%b}' % (
         time,
         time,
         column,
         value,
         event_id,
         source,
+        more,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from relay.config.destination import DestinationConfig
 from relay.config.queue import SqliteQueueConfig
+from relay.config.schema import Config
 from relay.delivery.views import Views
 from relay.delivery.worker import DestinationWorker
 from relay.destinations.base import Destination
@@ -94,6 +95,18 @@ class Rig:
         """Forget what a process keeps in memory for all its workers. None may run."""
         self.checker = Checker(clock=self.clock, metrics=self.metrics, log=self._log)
         self.views = Views(self.checker)
+
+    async def check_signatures(self, source: str = "eu", **signatures: Any) -> None:
+        """The section `signatures` of *source*, as in the configuration file."""
+        await self.checker.open(
+            Config.model_validate(
+                {
+                    "sources": [{"name": source, "authorization": "x", "signatures": signatures}],
+                    "queue": {"type": "sqlite", "path": self._path},
+                    "destinations": [{"name": "siem", "type": "fake"}],
+                }
+            )
+        )
 
     async def open(self) -> None:
         config = SqliteQueueConfig(path=self._path, min_free_disk=0, max_bytes=1 << 30)
