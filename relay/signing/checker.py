@@ -68,7 +68,7 @@ class Checker:
             if known is not None and known.config == source.signatures:
                 desks[source.name] = known
             else:
-                desks[source.name] = await self._desk(source, _cache(source, config))
+                desks[source.name] = await self._desk(source, cache_of(source, config))
         self._desks = desks
 
     async def _desk(self, source: Source, cache: Path | None) -> Desk:
@@ -177,7 +177,7 @@ class Checker:
             self._metrics.signatures(batch.source, counts.items())
 
 
-def _cache(source: Source, config: Config) -> Path | None:
+def cache_of(source: Source, config: Config) -> Path | None:
     """Where the source's keys are kept."""
     if source.signatures.cache is not None or not isinstance(config.queue, SqliteQueueConfig):
         return source.signatures.cache

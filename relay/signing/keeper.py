@@ -30,7 +30,7 @@ Fetch = Callable[[str], Awaitable[bytes]]
 
 
 class KeyKeeper:
-    """`open` first."""
+    """`open` first. Without *writes* the cache is only read."""
 
     def __init__(
         self,
@@ -38,6 +38,7 @@ class KeyKeeper:
         origin: SecretUrl | Path | PinnedKeys,
         *,
         cache: Path | None,
+        writes: bool = True,
         fetch: Fetch,
         clock: Clock,
         log: Log,
@@ -52,6 +53,7 @@ class KeyKeeper:
         self._log = log.bind(source=source)
         self._lock = asyncio.Lock()
         self._tried_at: float | None = None  # monotonic
+        self._writes = writes
         self._cache = (
             KeyCache(cache, origin.reveal()) if cache is not None and isinstance(origin, SecretUrl) else None
         )
@@ -121,7 +123,7 @@ class KeyKeeper:
                 retired=[key.kid for key in self.ring.retired],
             )
         self.trouble = None
-        if self._cache is not None and self.read_at is not None:
+        if self._cache is not None and self._writes and self.read_at is not None:
             try:
                 await asyncio.to_thread(self._cache.write, Cached(self.ring, self.read_at))
             except OSError as error:
