@@ -97,10 +97,10 @@ class Relay:
         self._metrics.bind(self.queue, clock=self._clock)
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
+            await self._follow_signatures(self._config)
             presence = workers.create_task(self._presence.run(), name="presence")
             keys = workers.create_task(self._checker.run(), name="keys")
             try:
-                await self._follow_signatures(self._config)
                 for delivery in await self._prepare(self._config.destinations):
                     self._start(delivery)
                 await self._admin.start()

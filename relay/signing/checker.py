@@ -28,8 +28,8 @@ from relay.signing.fetch import fetch
 from relay.signing.keeper import AFTER_FAILURE, WITHOUT_KEYS, Fetch, KeyKeeper
 from relay.signing.seen import Seen
 
-# cryptography lets go of the interpreter lock while it verifies, so threads are worth having; but each event
-# needs the lock before and after, and the event loop wants it too.
+# cryptography lets go of the interpreter lock while it verifies, so threads are worth having. One core is
+# left to the event loop, which has to answer Konnect.
 _MOST_THREADS: Final = 4
 _PIECE: Final = 16  # events, some 1.5 ms: below, another thread would not be worth its start
 _INLINE: Final = 2  # events, checked at once
@@ -53,7 +53,7 @@ class Checker:
         self._found: OrderedDict[int, bytes] = OrderedDict()  # a byte for each event
         self._remembered = 0
         self._seen = Seen()
-        self._threads = min(_MOST_THREADS, os.cpu_count() or 1)
+        self._threads = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) - 1))
         self._pool: ThreadPoolExecutor | None = None
 
     # Life
