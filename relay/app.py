@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -38,6 +38,7 @@ from relay.observe.presence import Presence
 from relay.observe.replicas import holder
 from relay.queue.base import Queue
 from relay.signing.checker import Checker
+from relay.signing.desk import Desk
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
 _FIXED_SECTIONS = ("server", "admin", "queue", "logging")
@@ -97,7 +98,7 @@ class Relay:
         self._metrics.bind(self.queue, clock=self._clock)
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
-            await self._follow_signatures(self._config)
+            self._checker.follow(await self._prepare_checks(self._config))
             presence = workers.create_task(self._presence.run(), name="presence")
             keys = workers.create_task(self._checker.run(), name="keys")
             try:
@@ -130,9 +131,8 @@ class Relay:
         await asyncio.gather(*[self._let_go(each, left) for each in self._deliveries.values()])
         await self._admin.stop()
 
-    async def _follow_signatures(self, config: Config) -> None:
-        if self._role != "ingest":  # which has no use for keys
-            await self._checker.open(config)
+    async def _prepare_checks(self, config: Config) -> Mapping[str, Desk]:
+        return {} if self._role == "ingest" else await self._checker.prepare(config)
 
     async def _let_go(self, delivery: _Delivery, grace: float) -> None:
         await delivery.worker.stop(grace)
@@ -208,7 +208,7 @@ class Relay:
         wanted = {config.name: config for config in new.destinations}
         stale = [name for name, each in self._deliveries.items() if wanted.get(name) != each.config]
         fresh = [each for name, each in wanted.items() if name in stale or name not in self._deliveries]
-        await self._follow_signatures(new)
+        desks = await self._prepare_checks(new)
         prepared = await self._prepare(fresh)
         await self.queue.set_sources(windows(new.sources))
 
@@ -219,6 +219,7 @@ class Relay:
         self._config = new.model_copy(update=kept)
         self._agreement = agreement(self._config)
         self._metrics.set_targets(*targets(new))
+        self._checker.follow(desks)
         if self._ingest is not None:
             self._ingest.reload(new.sources)
         await asyncio.gather(*[self._remove(name) for name in stale])

@@ -40,7 +40,7 @@ class SignatureResult(StrEnum):
 
 
 class Rule(StrEnum):
-    """Which bytes are signed. The names are those of docs/konnect.md section 4."""
+    """Which bytes are signed. docs/signatures.md tells where each comes from."""
 
     C1 = "C1"  # CEF: the line up to the white space before ` sig=`
     C2 = "C2"  # CEF: the line up to `sig=`, with the white space before it

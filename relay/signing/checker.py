@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -48,7 +48,7 @@ class Checker:
         self._metrics = metrics
         self._log = log
         self._fetch = fetch
-        self._desks: dict[str, Desk] = {}
+        self._desks: Mapping[str, Desk] = {}
         self._locks: dict[int, asyncio.Lock] = {}
         self._found: OrderedDict[int, bytes] = OrderedDict()  # a byte for each event
         self._remembered = 0
@@ -58,8 +58,8 @@ class Checker:
 
     # Life
 
-    async def open(self, config: Config) -> None:
-        """Follow the configuration, now and when it changed. Raises `ConfigError`, changing nothing."""
+    async def prepare(self, config: Config) -> Mapping[str, Desk]:
+        """What `follow` takes, now and when the configuration changed. Raises `ConfigError`."""
         desks: dict[str, Desk] = {}
         for source in config.sources:
             if source.signatures.mode == "off":
@@ -69,6 +69,10 @@ class Checker:
                 desks[source.name] = known
             else:
                 desks[source.name] = await self._desk(source, cache_of(source, config))
+        return desks
+
+    def follow(self, desks: Mapping[str, Desk]) -> None:
+        """Check from now on as was prepared."""
         self._desks = desks
 
     async def _desk(self, source: Source, cache: Path | None) -> Desk:

@@ -26,7 +26,7 @@ _REFUSED: Final = (401, 403)
 async def fetch(url: str, *, token: Secret | None = None, timeout: float = TIMEOUT) -> bytes:
     """The document at *url*. Raises `KeysUnusable` with one sentence.
 
-    Kong's documentation asks for no credentials there (docs/konnect.md section 4). Where it is refused all
+    Kong's documentation asks for no credentials there (docs/signatures.md). Where it is refused all
     the same, it is asked for once more with *token*, which must therefore belong to that host.
     """
     try:

@@ -98,15 +98,14 @@ class Rig:
 
     async def check_signatures(self, source: str = "eu", **signatures: Any) -> None:
         """The section `signatures` of *source*, as in the configuration file."""
-        await self.checker.open(
-            Config.model_validate(
-                {
-                    "sources": [{"name": source, "authorization": "x", "signatures": signatures}],
-                    "queue": {"type": "sqlite", "path": self._path},
-                    "destinations": [{"name": "siem", "type": "fake"}],
-                }
-            )
+        config = Config.model_validate(
+            {
+                "sources": [{"name": source, "authorization": "x", "signatures": signatures}],
+                "queue": {"type": "sqlite", "path": self._path},
+                "destinations": [{"name": "siem", "type": "fake"}],
+            }
         )
+        self.checker.follow(await self.checker.prepare(config))
 
     async def open(self) -> None:
         config = SqliteQueueConfig(path=self._path, min_free_disk=0, max_bytes=1 << 30)

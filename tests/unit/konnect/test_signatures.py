@@ -1,4 +1,4 @@
-"""Whether a line was signed: every rule, every trap of docs/konnect.md section 4."""
+"""Whether a line was signed: every rule and every trap of docs/signatures.md."""
 
 from __future__ import annotations
 
