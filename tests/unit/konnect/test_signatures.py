@@ -152,6 +152,26 @@ def test_a_signature_inside_a_string() -> None:
     assert result(bare[:at] + member + bare[at:]) is FAILED
 
 
+@pytest.mark.parametrize("name", ["json", "cps", "cps_sig_over_wrapper"])
+@pytest.mark.parametrize("form", [b',"sig":"%b"', b'"sig":"%b",'])
+def test_a_signature_anywhere_else(name: str, form: bytes) -> None:
+    """Moved to another place it is believed only where the line still says the same."""
+    line = sample(name)[0]
+    signature = line[line.rindex(b'"sig":"') + 7 :].rstrip(b'"}')
+    bare = line.replace(b',"sig":"' + signature + b'"', b"")
+    for at in range(len(bare) + 1):
+        moved = bare[:at] + form % signature + bare[at:]
+        if result(moved) is SignatureResult.VERIFIED:
+            assert _without_sig(moved) == _without_sig(line)
+
+
+def _without_sig(line: bytes) -> object:
+    said = json.loads(line)
+    for part in (said, said.get("event", {})):
+        part.pop("sig", None)
+    return said
+
+
 def test_deep_nesting_and_long_digits() -> None:
     """Neither stack nor patience is exhausted."""
     signature = sample("json")[0][-88:-2]
