@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -37,6 +37,8 @@ from relay.observe.metrics import Metrics
 from relay.observe.presence import Presence
 from relay.observe.replicas import holder
 from relay.queue.base import Queue
+from relay.signing.checker import Checker
+from relay.signing.desk import Desk
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
 _FIXED_SECTIONS = ("server", "admin", "queue", "logging")
@@ -77,7 +79,8 @@ class Relay:
         self._clock = clock
         self._log = log
         self._rng = Random()  # noqa: S311 - spreads retries, keeps no secret
-        self._views = Views()
+        self._checker = Checker(clock=clock, metrics=metrics, log=log)
+        self._views = Views(self._checker)
         self._deliveries: dict[str, _Delivery] = {}
         self._workers: asyncio.TaskGroup | None = None
         self._ingest: IngestServer | None = None
@@ -95,7 +98,9 @@ class Relay:
         self._metrics.bind(self.queue, clock=self._clock)
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
+            self._checker.follow(await self._prepare_checks(self._config))
             presence = workers.create_task(self._presence.run(), name="presence")
+            keys = workers.create_task(self._checker.run(), name="keys")
             try:
                 for delivery in await self._prepare(self._config.destinations):
                     self._start(delivery)
@@ -112,6 +117,8 @@ class Relay:
                 await stop.wait()
             finally:
                 await self._shut_down()
+                keys.cancel()
+                self._checker.close()
                 presence.cancel()  # last: who falls silent with requests in the air loses its leases
 
     async def _shut_down(self) -> None:
@@ -123,6 +130,9 @@ class Relay:
         left = grace * (1 - _INGEST_SHARE)
         await asyncio.gather(*[self._let_go(each, left) for each in self._deliveries.values()])
         await self._admin.stop()
+
+    async def _prepare_checks(self, config: Config) -> Mapping[str, Desk]:
+        return {} if self._role == "ingest" else await self._checker.prepare(config)
 
     async def _let_go(self, delivery: _Delivery, grace: float) -> None:
         await delivery.worker.stop(grace)
@@ -198,6 +208,7 @@ class Relay:
         wanted = {config.name: config for config in new.destinations}
         stale = [name for name, each in self._deliveries.items() if wanted.get(name) != each.config]
         fresh = [each for name, each in wanted.items() if name in stale or name not in self._deliveries]
+        desks = await self._prepare_checks(new)
         prepared = await self._prepare(fresh)
         await self.queue.set_sources(windows(new.sources))
 
@@ -208,6 +219,7 @@ class Relay:
         self._config = new.model_copy(update=kept)
         self._agreement = agreement(self._config)
         self._metrics.set_targets(*targets(new))
+        self._checker.follow(desks)
         if self._ingest is not None:
             self._ingest.reload(new.sources)
         await asyncio.gather(*[self._remove(name) for name in stale])
@@ -239,7 +251,7 @@ class Relay:
 
     def sources(self) -> Sequence[ConfiguredSource]:
         names = [source.name for source in self._config.sources]
-        return [ConfiguredSource(name, f"/audit-logs/{name}") for name in names]
+        return [ConfiguredSource(name, f"/audit-logs/{name}", self._checker.status(name)) for name in names]
 
     def destinations(self) -> Sequence[ConfiguredDestination]:
         return [ConfiguredDestination(config.name, config.type) for config in self._config.destinations]

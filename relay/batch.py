@@ -8,13 +8,26 @@ lines never touches a single event.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from relay import gzipped
 from relay.formats.rewriting import Rewriting, Written
 from relay.konnect.lines import event_ids, format_of
-from relay.model import Event, Position
+from relay.konnect.signatures import SignatureResult
+from relay.model import Event, Position, Reason, Unfit
+
+_UNREADABLE = Unfit(
+    Reason.UNCONVERTIBLE, "the line cannot be read, so the fields that `redact` names cannot be taken out"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the check of a batch's signatures found."""
+
+    results: Sequence[SignatureResult]  # of each event
+    unfit: Mapping[int, Unfit] = field(default_factory=dict)  # events that are kept back for it
 
 
 class StoredBatch:
@@ -24,6 +37,7 @@ class StoredBatch:
         "_body",
         "_ids",
         "_lines",
+        "checked",
         "count",
         "ordinals",
         "payload",
@@ -53,6 +67,8 @@ class StoredBatch:
         self._body = body
         self._lines: list[bytes] | None = None
         self._ids = ids
+        # Set once, before any destination sees the batch; None where its source is not checked.
+        self.checked: Checked | None = None
 
     def __repr__(self) -> str:
         return f"<StoredBatch {self.sequence} {self.source} {self.count} events>"
@@ -113,7 +129,14 @@ class StoredBatch:
     def event(self, index: int) -> Event:
         """The event as a destination gets it."""
         line = self.lines[index]
-        return Event(self.ids[index], line, format_of(line), self.source, self.received_at)
+        return Event(
+            self.ids[index],
+            line,
+            format_of(line),
+            self.source,
+            self.received_at,
+            signature=None if self.checked is None else self.checked.results[index],
+        )
 
     def original(self, index: int) -> Event:
         """The event as it was received."""
@@ -124,10 +147,12 @@ class StoredBatch:
         del indices
         return 0
 
-    def unfit(self, indices: Iterable[int]) -> Sequence[int]:
-        """Which of these must not go out: they cannot be put into the form the destination needs."""
-        del indices
-        return ()
+    def unfit(self, indices: Iterable[int]) -> Mapping[int, Unfit]:
+        """Which of these must not go out, and why: a bad signature, or no way to the form that is needed."""
+        if self.checked is None or not self.checked.unfit:
+            return {}
+        found = self.checked.unfit
+        return {index: found[index] for index in indices if index in found}
 
 
 class RewrittenBatch(StoredBatch):
@@ -183,7 +208,16 @@ class RewrittenBatch(StoredBatch):
 
     def event(self, index: int) -> Event:
         it = self.written(index)
-        return Event(self.ids[index], it.line, it.format, self.source, self.received_at, it.received)
+        checked = self.batch.checked
+        return Event(
+            self.ids[index],
+            it.line,
+            it.format,
+            self.source,
+            self.received_at,
+            it.received,
+            None if checked is None else checked.results[index],
+        )
 
     def original(self, index: int) -> Event:
         return self.batch.event(index)
@@ -191,8 +225,10 @@ class RewrittenBatch(StoredBatch):
     def unread(self, indices: Iterable[int]) -> int:
         return sum([not self.written(index).read for index in indices])
 
-    def unfit(self, indices: Iterable[int]) -> Sequence[int]:
-        return [index for index in indices if not self.written(index).fit]
+    def unfit(self, indices: Iterable[int]) -> Mapping[int, Unfit]:
+        indices = list(indices)
+        own = {index: _UNREADABLE for index in indices if not self.written(index).fit}
+        return {**own, **self.batch.unfit(indices)}
 
 
 @dataclass(frozen=True, slots=True)

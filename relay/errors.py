@@ -41,6 +41,14 @@ class QueueCorrupt(QueueError):
     """The queue's file cannot be opened as a queue. `konnect-relay queue repair` may help."""
 
 
+class KeysUnusable(RelayError):
+    """This is no set of keys that signatures could be checked with."""
+
+
+class KeysMissing(RelayError):
+    """There is no key yet to check signatures with."""
+
+
 class NotFound(RelayError):
     """There is no such thing."""
 

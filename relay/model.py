@@ -114,6 +114,14 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfit:
+    """Why an event must not go out to a destination: it becomes a dead letter there."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One audit record as a destination sees it."""
 
@@ -123,6 +131,7 @@ class Event:
     source: str
     received_at: float  # seconds since the epoch
     rewritten_from: bytes | None = None  # what was received, where `line` is not that
+    signature: str | None = None  # a `SignatureResult`; None where its source is not checked
 
     @property
     def received(self) -> bytes:

@@ -13,6 +13,7 @@ from typing import Protocol
 from relay.destinations.base import ProbeReport
 from relay.model import Replica
 from relay.queue.base import Queue
+from relay.signing.desk import SourceSignatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class ConfiguredSource:
 
     name: str
     path: str  # where it posts, e.g. `/audit-logs/konnect-us`
+    signatures: SourceSignatures | None = None  # what this process found; None: it checks none of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from relay.admin.control import ConfiguredDestination, ConfiguredSource, RelayControl
 from relay.admin.times import rfc3339, rfc3339_or_none
+from relay.konnect.signatures import SignatureResult
 from relay.model import (
     Books,
     DestinationState,
@@ -25,8 +26,26 @@ from relay.model import (
 from relay.observe.ledger import oldest_owed, state_of
 from relay.observe.replicas import holder, last_seen
 from relay.queue.base import Queue, ReaderInfo
+from relay.signing.desk import SourceSignatures
 
 WebhookStatus = Literal["active", "inactive", "unconfigured"]
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureStatus:
+    """What the process that answers found of a source's signatures since it started."""
+
+    mode: Literal["tag", "quarantine"]
+    verified: int
+    failed: int
+    absent: int
+    no_key: int
+    malformed: int
+    rules: dict[str, str]  # by format: the rule by which the last one verified
+    keys: int
+    retired_keys: int
+    keys_read_at: str | None  # None: pinned, or never
+    keys_trouble: str | None  # why they could not be read the last time
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +62,7 @@ class SourceStatus:
     accepted: int
     duplicates: int
     open_gaps: int
+    signatures: SignatureStatus | None  # None: not checked, or not by the process that answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +248,27 @@ def _source_statuses(
             accepted=sum(accepted.get((name, form), 0) for form in Format),
             duplicates=duplicates.get(name, 0),
             open_gaps=sum(gap.source == name for gap in gaps),
+            signatures=_signatures(source.signatures) if source and source.signatures else None,
         )
         for name in dict.fromkeys((*configured, *(source for source, _ in accepted)))
         for source, seen in ((configured.get(name), last_seen(replicas, name)),)
+    )
+
+
+def _signatures(found: SourceSignatures) -> SignatureStatus:
+    count = found.results
+    return SignatureStatus(
+        mode=found.mode,
+        verified=count[SignatureResult.VERIFIED],
+        failed=count[SignatureResult.FAILED],
+        absent=count[SignatureResult.ABSENT],
+        no_key=count[SignatureResult.NO_KEY],
+        malformed=count[SignatureResult.MALFORMED],
+        rules={form.value: rule.value for form, rule in found.rules.items()},
+        keys=found.keys,
+        retired_keys=found.retired_keys,
+        keys_read_at=rfc3339_or_none(found.keys_read_at),
+        keys_trouble=found.trouble,
     )
 
 

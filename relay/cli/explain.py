@@ -11,11 +11,11 @@ from relay.clock import SystemClock
 from relay.config.destination import DestinationConfig
 from relay.delivery.filter import Sieve
 from relay.delivery.views import rewriting
-from relay.destinations.base import Destination, Unfit
+from relay.destinations.base import Destination
 from relay.destinations.registry import build
 from relay.errors import ConfigError
 from relay.ingest.body import TooLarge, Undecodable, unpack
-from relay.model import Event
+from relay.model import Event, Unfit
 
 _MOST_BYTES = 64 * 1024 * 1024
 _UNREADABLE = "it cannot be read, so nobody can tell whether it holds what must not leave"

@@ -114,6 +114,7 @@ def _sources(sources: list[Any]) -> Table:
         "LAST EVENT",
         "#LAST CODE",
         "#OPEN GAPS",
+        "SIGNATURES",
         rows=[
             (
                 it["name"],
@@ -124,10 +125,21 @@ def _sources(sources: list[Any]) -> Table:
                 it["last_event_at"],
                 it["last_response_code"],
                 it["open_gaps"],
+                _signatures(it["signatures"]),
             )
             for it in sources
         ],
     )
+
+
+def _signatures(found: Any) -> str:
+    """In as few words as they need: what did not verify, and why nothing can."""
+    if found is None:
+        return "not checked"
+    others = ("failed", "malformed", "absent", "no_key")
+    told = [f"{found[name]:,} {name}" for name in ("verified", *others) if name == "verified" or found[name]]
+    trouble = [f"keys: {found['keys_trouble']}"] if found["keys_trouble"] else []
+    return ", ".join([*told, *trouble])
 
 
 def _replicas(replicas: list[Any], destinations: list[Any]) -> Table:

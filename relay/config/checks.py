@@ -66,16 +66,23 @@ def _shared_files(config: Config) -> Iterator[str]:
     """A file that two parts write would be lost to both, and the queue to everybody."""
     queue = config.queue.path.resolve() if isinstance(config.queue, SqliteQueueConfig) else None
     taken: dict[Path, str] = {}
-    for index, destination in enumerate(config.destinations):
-        path = getattr(destination, "path", None)
-        if not isinstance(path, Path):
-            continue
+    for owner, key, path in _written_files(config):
         path = path.resolve()
         if queue and path.parent == queue.parent and path.name.startswith(queue.name):
-            yield f"destinations[{index}].path: expected another file than the queue's, got {path}"
+            yield f"{owner}.{key}: expected another file than the queue's, got {path}"
         elif path in taken:
-            yield f"destinations[{index}].path: expected a file of its own, got that of {taken[path]}"
-        taken[path] = f"destinations[{index}]"
+            yield f"{owner}.{key}: expected a file of its own, got that of {taken[path]}"
+        taken[path] = owner
+
+
+def _written_files(config: Config) -> Iterator[tuple[str, str, Path]]:
+    for index, source in enumerate(config.sources):
+        if source.signatures.cache is not None:
+            yield f"sources[{index}]", "signatures.cache", source.signatures.cache
+    for index, destination in enumerate(config.destinations):
+        path = getattr(destination, "path", None)
+        if isinstance(path, Path):
+            yield f"destinations[{index}]", "path", path
 
 
 def warnings(config: Config) -> Iterator[str]:
@@ -83,9 +90,20 @@ def warnings(config: Config) -> Iterator[str]:
     if isinstance(config.queue, JetStreamQueueConfig):
         for warning in _jetstream_warnings(config.queue):
             yield f"queue.{warning}"
+        yield from _cacheless(config)
     for index, destination in enumerate(config.destinations):
         for warning in _destination_warnings(destination):
             yield f"destinations[{index}].{warning}"
+
+
+def _cacheless(config: Config) -> Iterator[str]:
+    for index, source in enumerate(config.sources):
+        signatures = source.signatures
+        if signatures.mode != "off" and signatures.cache is None and isinstance(signatures.jwks, SecretUrl):
+            yield (
+                f"sources[{index}].signatures.cache: without a file to keep them in, keys are missing "
+                "whenever the relay starts while their URL cannot be reached"
+            )
 
 
 def _jetstream_warnings(queue: JetStreamQueueConfig) -> Iterator[str]:

@@ -15,6 +15,7 @@ from relay.config.destination import DestinationConfig
 from relay.config.queue import WEEK, QueueConfig, SqliteQueueConfig
 from relay.config.recovery import Recovery
 from relay.config.secret import OptionalSecret, Secret, Secrets, is_loopback
+from relay.config.signatures import Signatures
 from relay.config.types import Duration, Name, Port, Section, Size, refusal
 
 
@@ -71,21 +72,6 @@ class Admin(Section):
         if self.token is None and not is_loopback(self.host):
             raise refusal(f"token is required to listen on {self.host}; only loopback does without")
         return self
-
-
-def _signatures_of_this_version(value: object) -> object:
-    if value in ("tag", "quarantine"):
-        raise refusal(f"checking signatures ({value}) is not available in this version; expected off")
-    return "off" if value is False else value
-
-
-class Signatures(Section):
-    """Checking of Konnect's event signatures."""
-
-    mode: Annotated[
-        Literal["off"],
-        BeforeValidator(_signatures_of_this_version, json_schema_input_type=Literal["off", False]),
-    ] = Field("off", description="Whether signatures are checked; only off in this version.")
 
 
 def _some(values: tuple[Secret, ...]) -> tuple[Secret, ...]:

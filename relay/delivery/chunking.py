@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.batch import Chunk, Slice, StoredBatch
-from relay.model import DeadLetter, Position, Reason, Response, Settlement
+from relay.model import DeadLetter, Position, Reason, Response, Settlement, Unfit
 
 _MOST_HELD: Final = (
     8 << 20
@@ -107,13 +107,13 @@ class Work:
         """Arrival of the event that waited longest, seconds since the epoch."""
         return min([stretch.batch.received_at for stretch in self.stretches])
 
-    def unfit(self) -> Sequence[int]:
-        """Indices of events that must not go out: they cannot be put into the form the destination needs."""
-        found: list[int] = []
+    def unfit(self) -> Mapping[int, Unfit]:
+        """The events that must not go out, by index, and why."""
+        found: dict[int, Unfit] = {}
         index = 0
         for stretch in self.stretches:
-            if unfit := frozenset(stretch.batch.unfit(stretch.kept)):
-                found += [index + n for n, at in enumerate(stretch.kept) if at in unfit]
+            if unfit := stretch.batch.unfit(stretch.kept):
+                found |= {index + n: unfit[at] for n, at in enumerate(stretch.kept) if at in unfit}
             index += len(stretch.kept)
         return found
 

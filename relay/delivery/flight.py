@@ -6,7 +6,7 @@ Carries out what `decide` says and never waits: what has to be sent later goes b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 from typing import assert_never
@@ -28,9 +28,7 @@ from relay.delivery.decide import (
 from relay.delivery.lanes import Lane
 from relay.delivery.report import Attempt, Report
 from relay.destinations.base import Destination, Outcome, Partial
-from relay.model import Reason, Response, RetryState, Settlement
-
-_UNFIT = Response("the line cannot be read, so the fields that `redact` names cannot be taken out")
+from relay.model import Reason, Response, RetryState, Settlement, Unfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +82,13 @@ class Flight:
                 return Landing(self._proved, tuple(self._parts), verdict, self._attempts + 1, detail)
         return Landing(self._proved)
 
-    async def _set_aside(self, work: Work, unfit: Sequence[int]) -> None:
+    async def _set_aside(self, work: Work, unfit: Mapping[int, Unfit]) -> None:
         """Dead-letter what must not go out, and stack the rest."""
-        apart, rest = work.part(frozenset(unfit))
-        settlements = apart.all_dead(Reason.UNCONVERTIBLE, _UNFIT)
-        await self._book(settlements)
+        apart, rest = work.part(unfit)
+        whys = [unfit[index] for index in sorted(unfit)]
+        await self._book(
+            apart.settlements({n: (why.reason, Response(why.detail)) for n, why in enumerate(whys)})
+        )
         if rest.events:
             self._parts.append(rest)
         else:

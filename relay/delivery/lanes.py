@@ -7,13 +7,14 @@ lane first, back-fill, replays and redrives with what it leaves free. Never send
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 
 from relay.batch import StoredBatch
 from relay.clock import Clock
 from relay.delivery.chunking import Cutter, Stretch, Work
-from relay.errors import QueueError
+from relay.errors import KeysMissing, QueueError
 from relay.model import ReaderKind, RetryState
 from relay.queue.base import Reader
 
@@ -24,8 +25,11 @@ _REST = 1.0  # seconds until a lane is tried again whose reader failed
 _LIVE_TURNS = 4  # live chunks in a row while another lane waits
 
 
-Show = Callable[[StoredBatch, int], Awaitable[Stretch]]
-"""Takes a batch and the first event that matters; gives what the destination wants of it, as it wants it."""
+_KEYS_AGAIN = 1.0  # seconds until batches are shown again that must not go out without keys
+
+Show = Callable[[StoredBatch, int, ReaderKind], Awaitable[Stretch]]
+"""Takes a batch, the first event that matters and what reads it; gives what the destination wants of it, as
+it wants it. Raises `KeysMissing` where it must not go out yet."""
 
 
 class Lane:
@@ -40,6 +44,8 @@ class Lane:
         self._clock = clock
         self._not_before = 0.0  # monotonic; where the reader has a rate
         self._rests_until = 0.0  # monotonic; while its reader fails
+        self._not_shown: deque[tuple[StoredBatch, int]] = deque()  # read, and not at hand yet
+        self._show_again_at = 0.0  # monotonic
         reader.rewind()
 
     def __repr__(self) -> str:
@@ -55,7 +61,10 @@ class Lane:
         return self.reader.retry.attempts
 
     def has_work(self) -> bool:
-        return bool(self._cutter) or self.reader.unread()
+        return bool(self._cutter) or self._has_more()
+
+    def _has_more(self) -> bool:
+        return bool(self._not_shown) or self.reader.unread()
 
     def rest(self) -> None:
         """Its reader failed: leave the turns to others for a moment."""
@@ -71,6 +80,8 @@ class Lane:
         Its pace and its reader then allow it, and a live one has lingered enough.
         """
         pace = max(self._not_before, self._rests_until) - self._clock.monotonic()
+        if not self._cutter and self._not_shown:
+            return max(pace, self._show_again_at - self._clock.monotonic())
         if not linger or not self.is_live or not self._cutter or self.lacks(limit) or self.is_full(limit):
             return pace
         # At most `linger`, since the wall clock may have been set back since the event came.
@@ -79,7 +90,9 @@ class Lane:
 
     def lacks(self, limit: int) -> bool:
         """Whether a chunk of *limit* events is not complete and the log has more."""
-        return not self.is_full(limit) and self.reader.unread()
+        if self.is_full(limit) or not self._has_more():
+            return False
+        return not self._not_shown or self._clock.monotonic() >= self._show_again_at
 
     def is_full(self, limit: int) -> bool:
         """Whether a whole chunk is at hand."""
@@ -87,8 +100,18 @@ class Lane:
 
     async def fill(self, limit: int) -> None:
         """Read until about *limit* events more are at hand."""
-        for batch, offset in await self.reader.read(limit):
-            self._cutter.add(await self._show(batch, offset))
+        if not self._not_shown:
+            self._not_shown.extend(await self.reader.read(limit))
+        while self._not_shown:
+            batch, offset = self._not_shown[0]
+            try:
+                stretch = await self._show(batch, offset, self.reader.kind)
+            except KeysMissing:
+                # What lies behind waits too: the log is delivered in order.
+                self._show_again_at = self._clock.monotonic() + _KEYS_AGAIN
+                return
+            self._not_shown.popleft()
+            self._cutter.add(stretch)
 
     def passed_over(self) -> Work | None:
         """What the filter left out before the first event to send."""
@@ -120,6 +143,7 @@ class Lane:
     def release(self) -> None:
         """Let go of everything read ahead; it is read again from the log when its time comes."""
         self._cutter.clear()
+        self._not_shown.clear()
         self.reader.rewind()
         self.stale = False
 

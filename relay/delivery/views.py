@@ -1,7 +1,7 @@
-"""Events in the form a destination wants, written once for all destinations that want the same.
+"""Events as a destination gets them: checked, and written once for all destinations that want the same.
 
-Owns the sharing and its bound. Conversions run in a thread: a large batch takes some ten milliseconds, in
-which requests of Konnect have to be answered.
+Owns the sharing of what was written and its bound; checking is `relay.signing`'s, which shares it too. Both
+run in threads: a large batch takes some ten milliseconds, in which requests of Konnect have to be answered.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from relay.config.destination import DestinationConfig
 from relay.delivery.chunking import Stretch
 from relay.formats.redaction import Redaction
 from relay.formats.rewriting import Rewriting
+from relay.signing.checker import Checker
 
 _SHARED_BYTES: Final = 4 << 20  # of received lines; what was written from them is up to a few times as much
 INLINE_EVENTS: Final = 20
@@ -32,12 +33,22 @@ def rewriting(config: DestinationConfig) -> Rewriting:
 class Views:
     """One for all destinations of a process."""
 
-    def __init__(self) -> None:
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
         self._kept: OrderedDict[tuple[int, Rewriting], RewrittenBatch] = OrderedDict()
         self._bytes = 0
 
-    async def show(self, stretch: Stretch, rewriting: Rewriting) -> Stretch:
-        """*stretch* with its events as *rewriting* has them; those that a filter left out are not written."""
+    async def show(self, stretch: Stretch, rewriting: Rewriting, *, redriven: bool) -> Stretch:
+        """*stretch* with its events as *rewriting* has them; those that a filter left out are not written.
+
+        *redriven* are dead letters sent again. Raises `KeysMissing` (see `Checker.check`).
+        """
+        if not stretch.kept:
+            return stretch
+        # First, since what is written may hold the result.
+        await self._checker.check(stretch.batch, redriven=redriven)
+        if not rewriting:
+            return stretch
         view = self._view(stretch.batch, rewriting)
         if len(stretch.kept) <= INLINE_EVENTS:
             _write(view, stretch.kept)

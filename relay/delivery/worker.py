@@ -21,7 +21,7 @@ from relay.delivery.supervisor import Supervisor
 from relay.delivery.views import INLINE_EVENTS, Views, rewriting
 from relay.destinations.base import Destination
 from relay.errors import QueueError
-from relay.model import DestinationState, Sighting
+from relay.model import DestinationState, ReaderKind, Sighting
 from relay.observe.ledger import state_of
 from relay.observe.logs import Log
 from relay.observe.metrics import Metrics
@@ -157,7 +157,7 @@ class DestinationWorker:
             with suppress(QueueError):
                 await lease.release()
 
-    async def _show(self, batch: StoredBatch, start: int) -> Stretch:
+    async def _show(self, batch: StoredBatch, start: int, kind: ReaderKind) -> Stretch:
         """What this destination wants of *batch* from event *start* on, as it wants it."""
         if self._sift.looks_at_events and batch.count - start > INLINE_EVENTS:
             stretch = await asyncio.to_thread(self._sift, batch, start)
@@ -165,9 +165,8 @@ class DestinationWorker:
             stretch = self._sift(batch, start)
         if not stretch.kept:
             return Stretch(batch.shell(), stretch.start, stretch.stop, ())
-        if self._rewriting:
-            return await self._views.show(stretch, self._rewriting)
-        return stretch
+        redriven = kind is ReaderKind.REDRIVE
+        return await self._views.show(stretch, self._rewriting, redriven=redriven)
 
     async def _granted(self) -> Lease | None:
         """The lease, as soon as no other process has it; None where a stop came first."""

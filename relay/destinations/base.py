@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from relay.batch import Chunk
-from relay.model import Event, Reason, Response
+from relay.model import Event, Reason, Response, Unfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,6 @@ class Partial:
 
 
 Outcome = Delivered | Partial | Throttled | Transient | TooLarge | Rejected | Misconfigured
-
-
-@dataclass(frozen=True, slots=True)
-class Unfit:
-    """Why an event is never sent as it is: the other side would refuse it or silently mutilate it."""
-
-    reason: Reason
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)

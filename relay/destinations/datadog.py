@@ -24,7 +24,7 @@ from relay.destinations.classify import Reply, classify, json_object
 from relay.destinations.framing import quoted
 from relay.destinations.http_config import HeaderSecret, HttpUrl, UrlConfig, left_out
 from relay.destinations.posting import Ask, Intake, PostingDestination
-from relay.destinations.records import BLANK, headline, record
+from relay.destinations.records import BLANK, checked, headline, record
 from relay.konnect.times import happened_at
 from relay.model import Event
 
@@ -142,7 +142,7 @@ def write(event: Event, *, head: bytes) -> bytes:
         quoted(event.line) if fields is None else headline(event),
         event.id.encode(),
         orjson.dumps(event.source),
-        b"" if fields is None else b',"audit":%b' % fields,
+        checked(event, b"signature") + (b"" if fields is None else b',"audit":%b' % fields),
     )
 
 

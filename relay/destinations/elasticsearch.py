@@ -23,7 +23,7 @@ from relay.destinations.classify import Reply, classify, json_object
 from relay.destinations.framing import is_object, quoted
 from relay.destinations.http_config import AuthorizedConfig, OptionalHeaderSecret
 from relay.destinations.posting import Ask, Intake, PostingDestination
-from relay.destinations.records import BLANK, iso_time, record
+from relay.destinations.records import BLANK, checked, iso_time, record
 from relay.konnect.times import happened_at
 from relay.model import Event
 
@@ -139,7 +139,7 @@ def document(event: Event, *, labels: bytes) -> bytes:
         original,
         quoted(event.line),
         orjson.dumps(event.source),
-        audit,
+        checked(event, b"signature") + audit,
         labels,
     )
 

@@ -104,8 +104,7 @@ class GoogleSecOpsConfig(HttpConfigBase):
 def google_secops(config: GoogleSecOpsConfig, *, clock: Clock) -> PostingDestination:
     """The destination for *config*."""
     log_type = config.log_type_url()
-    labels = orjson.dumps({key: {"value": value} for key, value in config.labels.items()})
-    tail = b',"labels":' + labels if config.labels else b""
+    tail = partial(labels, config.labels)
     forwarder = f"{config.parent()}/forwarders/{config.forwarder}" if config.forwarder else None
     body = envelope(forwarder)
     intake = Intake(
@@ -115,7 +114,7 @@ def google_secops(config: GoogleSecOpsConfig, *, clock: Clock) -> PostingDestina
         body=body,
         judge=judge,
         probe=partial(_probe, log_type),
-        overhead=len(_entry(b"", b"0" * 24, b"0" * 24, tail)) + 1,
+        overhead=len(_entry(b"", b"0" * 24, b"0" * 24, tail(None))) + 1,
         max_body=_MAX_BODY - len(body([])),
     )
     return PostingDestination(
@@ -123,15 +122,26 @@ def google_secops(config: GoogleSecOpsConfig, *, clock: Clock) -> PostingDestina
     )
 
 
-def entry(event: Event, *, tail: bytes = b"") -> bytes:
-    """One event as a `Log`; *tail* is what all of them have in common.
+def labels(chosen: Mapping[str, str], signature: str | None) -> bytes:
+    """The end of an entry: ingestion labels, with the result of the signature check where there is one."""
+    found = {**chosen, "signature": signature} if signature else chosen
+    if not found:
+        return b""
+    return b',"labels":' + orjson.dumps({key: {"value": value} for key, value in found.items()})
+
+
+_UNLABELLED = partial(labels, {})
+
+
+def entry(event: Event, *, tail: Callable[[str | None], bytes] = _UNLABELLED) -> bytes:
+    """One event as a `Log`; *tail* gives its labels for a signature's result.
 
     `collectionTime` has to lie behind `logEntryTime`, also where the clocks of Konnect and the relay differ.
     """
     happened = happened_at(event)
     collected = max(round(event.received_at * 1000), happened + 1)
     times = rfc3339(happened).encode(), rfc3339(collected).encode()
-    return _entry(b64encode(event.line), *times, tail)
+    return _entry(b64encode(event.line), *times, tail(event.signature))
 
 
 def _entry(data: bytes, happened: bytes, collected: bytes, tail: bytes) -> bytes:

@@ -29,7 +29,7 @@ class Envelope:
         pairs = orjson.dumps(chosen)[1:-1]
         self._middle = (b"," + pairs if pairs else b"") + b',"event":'
         # Bytes that wrapping adds to each event, escapes not counted.
-        self.overhead = len(self._around(b"0" * _TIME_BYTES, b'""', b"0" * _ID_BYTES))
+        self.overhead = len(self._around(b"0" * _TIME_BYTES, b'""', b"0" * _ID_BYTES, b""))
 
     def wrap(self, event: Event) -> bytes:
         """The envelope with *event* in it.
@@ -38,10 +38,11 @@ class Envelope:
         plain decimal with three places, since Splunk 10 refuses exponents.
         """
         time = b"%d.%03d" % divmod(happened_at(event), 1000)
-        return self._around(time, payload(event.line), event.id.encode())
+        signature = b',"signature":"%b"' % event.signature.encode() if event.signature else b""
+        return self._around(time, payload(event.line), event.id.encode(), signature)
 
-    def _around(self, time: bytes, text: bytes, event_id: bytes) -> bytes:
-        return b'{"time":%b%b%b,"fields":{"event_id":"%b"}}' % (time, self._middle, text, event_id)
+    def _around(self, time: bytes, text: bytes, event_id: bytes, more: bytes) -> bytes:
+        return b'{"time":%b%b%b,"fields":{"event_id":"%b"%b}}' % (time, self._middle, text, event_id, more)
 
 
 def payload(line: bytes) -> bytes:

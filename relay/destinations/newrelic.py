@@ -23,7 +23,7 @@ from relay.destinations.classify import Reply, classify
 from relay.destinations.framing import quoted
 from relay.destinations.http_config import HeaderSecret, HttpUrl, UrlConfig, left_out
 from relay.destinations.posting import Ask, Intake, PostingDestination
-from relay.destinations.records import BLANK, headline, record
+from relay.destinations.records import BLANK, checked, headline, record
 from relay.konnect.times import happened_at
 from relay.model import Event
 
@@ -119,7 +119,7 @@ def write(event: Event) -> bytes:
         quoted(event.line) if fields is None else headline(event),
         event.id.encode(),
         orjson.dumps(event.source),
-        b"" if fields is None else _attributes(fields),
+        checked(event, b"kong.signature") + (b"" if fields is None else _attributes(fields)),
     )
 
 

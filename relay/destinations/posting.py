@@ -25,12 +25,11 @@ from relay.destinations.base import (
     Rejection,
     Throttled,
     Transient,
-    Unfit,
 )
 from relay.destinations.classify import Reply
 from relay.destinations.http_client import BODY_LIMIT, HttpClient, zipped
 from relay.destinations.http_config import HttpConfigBase
-from relay.model import Event, Reason, Response
+from relay.model import Event, Reason, Response, Unfit
 
 NoReply = Throttled | Transient | Misconfigured
 """Why there is no answer to judge."""
@@ -79,7 +78,7 @@ class Intake:
 
     url: URL
     content_type: str
-    part: Callable[[Event], bytes | Unfit]  # one event in the vendor's writing
+    part: Callable[[Event], bytes | Unfit]  # one event in the vendor's writing, unless that mutilates it
     body: Callable[[Sequence[bytes]], bytes]  # the parts of a request put together
     judge: Callable[[Reply, int, float], Outcome]  # the answer, how many events were sent, now
     probe: Callable[[Ask, float], Awaitable[ProbeReport]]  # now, to read a `Retry-After` by

@@ -51,6 +51,11 @@ def headline(event: Event) -> bytes:
     return quoted(name.encode())
 
 
+def checked(event: Event, key: bytes) -> bytes:
+    """A further pair of an object with the result of the signature check; nothing where none was made."""
+    return b',"%b":"%b"' % (key, event.signature.encode()) if event.signature else b""
+
+
 def iso_time(ms: int) -> bytes:
     """Milliseconds since the epoch as `2025-06-18T21:01:06.889Z`."""
     moment = _EPOCH + timedelta(milliseconds=min(ms, _LAST_MS))

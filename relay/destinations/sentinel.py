@@ -19,7 +19,12 @@ from relay.clock import Clock
 from relay.config.destination import BatchLimits
 from relay.config.secret import Secret
 from relay.config.types import Size
-from relay.destinations.base import Delivered, Misconfigured, Outcome, ProbeReport, Unfit
+from relay.destinations.base import (
+    Delivered,
+    Misconfigured,
+    Outcome,
+    ProbeReport,
+)
 from relay.destinations.classify import Reply, classify, respond
 from relay.destinations.framing import quoted
 from relay.destinations.hec_envelope import payload
@@ -27,7 +32,7 @@ from relay.destinations.http_config import HttpUrl, UrlConfig
 from relay.destinations.posting import Ask, Intake, PostingDestination
 from relay.destinations.tokens import Grant, TokenSource
 from relay.konnect.times import happened_at, rfc3339
-from relay.model import Event, Reason
+from relay.model import Event, Reason, Unfit
 
 Cloud = Literal["public", "usgov", "china"]
 
@@ -146,6 +151,7 @@ def row(event: Event, *, dynamic: bool) -> bytes | Unfit:
         value,
         event.id.encode(),
         orjson.dumps(event.source),
+        b',"Signature":"%b"' % event.signature.encode() if event.signature else b"",
     )
 
 
@@ -156,14 +162,17 @@ def _fits(line: bytes) -> bool:
     return len(line.decode("utf-8", errors="replace").encode()) <= _MAX_VALUE
 
 
-def _row(time: bytes, column: bytes, value: bytes, event_id: bytes, source: bytes) -> bytes:
-    return b'{"TimeGenerated":"%b","EventTime":"%b","%b":%b,"EventId":"%b","Source":%b}' % (
+def _row(
+    time: bytes, column: bytes, value: bytes, event_id: bytes, source: bytes, more: bytes = b""
+) -> bytes:
+    return b'{"TimeGenerated":"%b","EventTime":"%b","%b":%b,"EventId":"%b","Source":%b%b}' % (
         time,
         time,
         column,
         value,
         event_id,
         source,
+        more,
     )
 
 

@@ -20,14 +20,13 @@ from relay.destinations.base import (
     Rejection,
     TooLarge,
     Transient,
-    Unfit,
 )
 from relay.destinations.syslog_config import SyslogConfig
 from relay.destinations.syslog_datagrams import Datagrams, MessageTooLong
 from relay.destinations.syslog_message import Messages
 from relay.destinations.syslog_stream import Stream
 from relay.destinations.syslog_trouble import SyslogTrouble
-from relay.model import Event, Reason, Response
+from relay.model import Event, Reason, Response, Unfit
 
 
 class Link(Protocol):

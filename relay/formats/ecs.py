@@ -117,7 +117,7 @@ class Related:
 
 @dataclass(slots=True, eq=False)
 class Kong:
-    """What ECS has no field for, under Konnect's own names, and two of ours: `source`, `doubtful`."""
+    """What ECS has no field for, under Konnect's own names, and some of ours."""
 
     source: str  # the relay's configured source
     cef_version: str | None = None
@@ -130,6 +130,7 @@ class Kong:
     actor_id: str | None = None
     query: str | None = None  # as Konnect has it; url.query is a query string again
     sig: str | None = None  # covers event.original where nothing was taken out of that
+    signature: str | None = None  # what the relay found of it, where it checks
     doubtful: bool | None = None  # only ever true
     extra: str | None = None
     """Undocumented fields as the text of a JSON object: no unforeseen name may add a field to an index."""
@@ -156,7 +157,14 @@ class Document:
 _ECS = Ecs()
 
 
-def to_ecs(record: Record, event_id: str, received: bytes, source: str, received_at: float | None) -> bytes:
+def to_ecs(
+    record: Record,
+    event_id: str,
+    received: bytes,
+    source: str,
+    received_at: float | None,
+    signature: str | None = None,
+) -> bytes:
     """The record as a document; see `relay.formats.write` for the arguments."""
     kind = event_type(record.name or "")
     address = reading.ip(record.src)
@@ -166,7 +174,7 @@ def to_ecs(record: Record, event_id: str, received: bytes, source: str, received
             ecs=_ECS,
             event=_event(record, kind, event_id, received, received_at),
             message=reading.sentence(record, kind),
-            kong=_kong(record, source),
+            kong=_kong(record, source, signature),
             observer=Observer(record.event_vendor, record.event_product, record.event_version),
             user=_user(record),
             organization=Organization(record.org_id) if record.org_id else None,
@@ -243,7 +251,7 @@ def _action(record: Record, kind: EventType) -> str | None:
             return record.action or None
 
 
-def _kong(record: Record, source: str) -> Kong:
+def _kong(record: Record, source: str, signature: str | None) -> Kong:
     return Kong(
         source=source,
         cef_version=record.cef_version,
@@ -256,6 +264,7 @@ def _kong(record: Record, source: str) -> Kong:
         actor_id=record.actor_id,
         query=record.query,
         sig=record.sig,
+        signature=signature,
         doubtful=record.doubtful or None,
         extra=dumps(dict(record.extra)).decode() if record.extra else None,
     )

@@ -165,7 +165,14 @@ _UNMAPPED = {kind: tuple(n for n in FIELDS if n not in placed) for kind, placed 
 _unmapped_of = {kind: attrgetter(*names) for kind, names in _UNMAPPED.items()}
 
 
-def to_ocsf(record: Record, event_id: str, received: bytes, source: str, received_at: float | None) -> bytes:
+def to_ocsf(
+    record: Record,
+    event_id: str,
+    received: bytes,
+    source: str,
+    received_at: float | None,
+    signature: str | None = None,
+) -> bytes:
     """The record as an event; see `relay.formats.write` for the arguments."""
     kind = event_type(record.name or "")
     class_uid, class_name, category_uid, category_name = _CLASSES[kind]
@@ -189,7 +196,7 @@ def to_ocsf(record: Record, event_id: str, received: bytes, source: str, receive
         metadata=_metadata(record, event_id, source, received_at),
         message=reading.sentence(record, kind),
         raw_data=received.decode(errors="replace"),
-        unmapped=_unmapped(record, kind),
+        unmapped=_unmapped(record, kind, signature),
     )
     match kind:
         case EventType.AUTHENTICATION:
@@ -267,13 +274,15 @@ def _metadata(record: Record, event_id: str, source: str, received_at: float | N
     )
 
 
-def _unmapped(record: Record, kind: EventType) -> dict[str, object] | None:
+def _unmapped(record: Record, kind: EventType, signature: str | None) -> dict[str, object] | None:
     values = _unmapped_of[kind](record)
     found: dict[str, object] = {
         name: value for name, value in zip(_UNMAPPED[kind], values, strict=True) if value is not None
     }
     if record.doubtful:
         found["doubtful"] = True
+    if signature is not None:
+        found["signature"] = signature
     return {**dict(record.extra), **found} if record.extra else found or None
 
 

@@ -78,6 +78,7 @@ class Rewriting:
             received=received,
             source=event.source,
             received_at=event.received_at,
+            signature=event.signature,
         )
 
     def _unread(self, event: Event) -> Written:

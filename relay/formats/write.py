@@ -19,13 +19,14 @@ def write(
     received: bytes,
     source: str,
     received_at: float | None = None,
+    signature: str | None = None,
 ) -> bytes:
     """*record* as one line without its end; never a line feed or carriage return in it. Never raises.
 
     *received* is the line as it came, perhaps with fields taken out: ECS keeps it as `event.original`, OCSF
     as `raw_data`. *source* is the configured source. *received_at*, in seconds since the epoch, stands in
     for the time of an event that does not tell its own; both schemas demand one, so without either it is the
-    epoch.
+    epoch. *signature* is the result of checking it; Konnect's own three formats have no place for that.
     """
     match writing:
         case "json":
@@ -35,8 +36,8 @@ def write(
         case "cps":
             return konnect.to_cps(record)
         case "ecs":
-            return ecs.to_ecs(record, event_id, received, source, received_at)
+            return ecs.to_ecs(record, event_id, received, source, received_at, signature)
         case "ocsf":
-            return ocsf.to_ocsf(record, event_id, received, source, received_at)
+            return ocsf.to_ocsf(record, event_id, received, source, received_at, signature)
         case _:
             assert_never(writing)

@@ -155,6 +155,12 @@ class Metrics:
         if series is not None:
             series.request_events.observe(sum([count for _, count in formats]))
 
+    def signatures(self, source: str, results: Iterable[tuple[str, int]]) -> None:
+        """So many events of *source* were checked with each result."""
+        if source in self._sources:
+            for result, count in results:
+                self._signatures.labels(source, result).inc(count)
+
     # -- queue
 
     def commit(self, batches: int, seconds: float) -> None:

@@ -37,6 +37,7 @@ class Variation:
     two_roles: bool = False
     deduplicate: bool = True
     connections: int = 16
+    signatures: Mapping[str, object] = field(default_factory=dict)
     retry: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -213,6 +214,7 @@ def configuration(folder: Path, sinks: Sequence[int], variation: Variation) -> d
                 "name": "bench",
                 "authorization": AUTHORIZATION,
                 "deduplicate": "7d" if variation.deduplicate else "off",
+                "signatures": dict(variation.signatures),
             }
         ],
         "queue": {"type": "sqlite", "path": str(folder / "relay.db"), "max_bytes": "20GiB"},

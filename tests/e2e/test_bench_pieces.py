@@ -8,6 +8,7 @@ import pytest
 
 from tests.benchmarks.harness import Bench, Sink, Variation, generate, measure_relay
 from tests.fakes.process import free_port
+from tests.fakes.signing import JWKS_FILE
 from tests.fakes.workload import Pool
 
 
@@ -18,8 +19,9 @@ from tests.fakes.workload import Pool
         Variation(destinations=2),
         Variation(destinations=2, gzip=True),
         Variation(destinations=1, two_roles=True),
+        Variation(destinations=1, signatures={"mode": "tag", "jwks": str(JWKS_FILE)}),
     ],
-    ids=["accept", "plain", "gzip", "two roles"],
+    ids=["accept", "plain", "gzip", "two roles", "signatures"],
 )
 async def test_a_run_accounts_for_every_event(tmp_path: Path, variation: Variation) -> None:
     """Every event of a pool is acknowledged and counted by every sink, once."""

@@ -17,7 +17,7 @@ import struct
 import time
 from array import array
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,14 +114,22 @@ class Pool:
 
     @classmethod
     def make(
-        cls, path: Path, requests: int, events_per_request: int, *, rate: float = 200_000, seed: int = 1
+        cls,
+        path: Path,
+        requests: int,
+        events_per_request: int,
+        *,
+        rate: float = 200_000,
+        seed: int = 1,
+        sign: Callable[[bytes], bytes] = bytes,
     ) -> Pool:
-        """Write a pool. *rate* is how fast its clock runs, in events a second."""
+        """Write a pool. *rate* is how fast its clock runs, in events a second; *sign* rewrites each body."""
         rng = random.Random(seed)
         ends = array("Q")
         end = body_bytes = line_bytes = 0
         with path.open("wb") as file:
             for plain in bodies(rng, requests, events_per_request, rate=rate):
+                plain = sign(plain)
                 payload = gzipped.compress(plain)
                 end += file.write(request("/audit-logs/bench", payload))
                 ends.append(end)

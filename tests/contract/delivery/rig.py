@@ -14,6 +14,7 @@ from typing import Any
 
 from relay.config.destination import DestinationConfig
 from relay.config.queue import SqliteQueueConfig
+from relay.config.schema import Config
 from relay.delivery.views import Views
 from relay.delivery.worker import DestinationWorker
 from relay.destinations.base import Destination
@@ -24,6 +25,7 @@ from relay.observe.catalog import Outcome
 from relay.observe.metrics import Metrics
 from relay.queue.base import DeadLetterFilter, StoredDeadLetter
 from relay.queue.sqlite import SqliteQueue
+from relay.signing.checker import Checker
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, lines
 
@@ -78,16 +80,32 @@ class Rig:
         self.clock = FakeClock(NOW)
         told = asyncio.Event()
         self.metrics = Told(list(names), told)
-        self.views = Views()
         self.log_stream = Heard(told)
         self.workers: dict[str, DestinationWorker] = {}
         self.sent: list[bytes] = []
         self._log = logs.configure("debug", stream=self.log_stream)
+        self.restart_process()
         self._path = path
         self._engine = engine
         self._running: dict[str, asyncio.Task[None]] = {}
         self._destinations: dict[str, Destination] = {}
         self.queue: SqliteQueue
+
+    def restart_process(self) -> None:
+        """Forget what a process keeps in memory for all its workers. None may run."""
+        self.checker = Checker(clock=self.clock, metrics=self.metrics, log=self._log)
+        self.views = Views(self.checker)
+
+    async def check_signatures(self, source: str = "eu", **signatures: Any) -> None:
+        """The section `signatures` of *source*, as in the configuration file."""
+        config = Config.model_validate(
+            {
+                "sources": [{"name": source, "authorization": "x", "signatures": signatures}],
+                "queue": {"type": "sqlite", "path": self._path},
+                "destinations": [{"name": "siem", "type": "fake"}],
+            }
+        )
+        self.checker.follow(await self.checker.prepare(config))
 
     async def open(self) -> None:
         config = SqliteQueueConfig(path=self._path, min_free_disk=0, max_bytes=1 << 30)
@@ -152,6 +170,7 @@ class Rig:
     async def close(self) -> None:
         for name in list(self.workers):
             await self.kill(name)
+        self.checker.close()
         await self.queue.close()
 
     # What happens

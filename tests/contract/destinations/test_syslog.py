@@ -14,11 +14,17 @@ import pytest
 import trustme
 
 from relay.clock import Clock, SystemClock
-from relay.destinations.base import Delivered, Misconfigured, Partial, TooLarge, Transient, Unfit
+from relay.destinations.base import (
+    Delivered,
+    Misconfigured,
+    Partial,
+    TooLarge,
+    Transient,
+)
 from relay.destinations.syslog import SyslogDestination
 from relay.destinations.syslog_config import SyslogConfig
 from relay.errors import ConfigError
-from relay.model import Reason
+from relay.model import Reason, Unfit
 from tests.contract.destinations.test_tls import refuse
 from tests.fakes.chunks import chunk_of, sample
 from tests.fakes.process import free_port

@@ -199,17 +199,55 @@ def test_one_known_type_is_enough(file: ConfigFile) -> None:
         (("destinations", 0, "type"), "ftp", "destinations[0].type: expected one of 'web', 'disk', got ftp"),
         (("destinations", 0), {"name": "a"}, "destinations[0].type: is required"),
         (("destinations", 0), "web", "destinations[0]: expected a mapping"),
-        # what a later version brings
+        # signatures
         (
             ("sources", 0, "signatures"),
             {"mode": "tag"},
             (
-                "sources[0].signatures.mode: "
-                "checking signatures (tag) is not available in this version; expected off"
+                "sources[0].signatures: mode tag needs `jwks`: a URL such as "
+                "https://us.api.konghq.com/v2/audit-log-webhook/jwks.json, a file, or {keys: [...]}"
             ),
         ),
         # recovery
         (("recovery",), {"konnect": {}}, "recovery.konnect.region: is required"),
+        (
+            ("sources", 0, "signatures"),
+            {"mode": "yes"},
+            "sources[0].signatures.mode: expected 'off', 'tag' or 'quarantine', got 'yes'",
+        ),
+        (
+            ("sources", 0, "signatures"),
+            {"jwks": "http://keys.example.com/jwks.json"},
+            (
+                "sources[0].signatures.jwks: "
+                "expected an https URL: keys that came over plain HTTP prove nothing"
+            ),
+        ),
+        (
+            ("sources", 0, "signatures"),
+            {"jwks": "ftp://keys.example.com"},
+            "sources[0].signatures.jwks: expected a URL such as https://siem.example.com/path",
+        ),
+        (("sources", 0, "signatures"), {"jwks": ""}, "sources[0].signatures.jwks: must not be empty"),
+        (
+            ("sources", 0, "signatures"),
+            {"jwks": 7},
+            (
+                "sources[0].signatures.jwks: expected a URL such as "
+                "https://us.api.konghq.com/v2/audit-log-webhook/jwks.json, a file, or {keys: [...]}, got 7"
+            ),
+        ),
+        (
+            ("sources", 0, "signatures"),
+            {"jwks": {"keys": [{"x": "short"}]}},
+            ("sources[0].signatures.jwks: keys[0].x: string should match pattern '^[A-Za-z0-9_-]{43}=?$'"),
+        ),
+        (
+            ("sources", 0, "signatures"),
+            {"jwks": "keys.json", "cache": "cache.json"},
+            "sources[0].signatures: `cache` is for keys from a URL; `jwks` is none",
+        ),
+        # what a later version brings
         (
             ("recovery",),
             {"konnect": {"region": "us.example.com"}},

@@ -1,0 +1,76 @@
+"""Signatures in the real process: from the configuration to status, metrics and command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from signal import SIGHUP
+
+from tests.e2e.support import AUTHORIZATION, SOURCE, body_of, configuration, destination, drained
+from tests.fakes.chunks import sample
+from tests.fakes.events import cef
+from tests.fakes.keys import KeyServer
+from tests.fakes.process import RelayProcess, until
+from tests.fakes.siem import Siem
+from tests.fakes.signing import JWKS_FILE, TEST, another
+
+
+async def test_tag_then_quarantine_then_off(tmp_path: Path) -> None:
+    """Modes change with SIGHUP; what was found is told wherever somebody looks."""
+    async with Siem() as siem, KeyServer(TEST, another(1)) as server:
+        config = configuration(tmp_path, [destination("siem", siem)])
+        config["sources"][0]["signatures"] = {"mode": "tag", "jwks": server.url}
+        async with RelayProcess(config, tmp_path) as relay:
+            await _post(relay, [*sample("cef"), *sample("json"), cef(1)])
+            await drained(relay, "siem")
+            (source,) = (await relay.status())["sources"]
+            found = source["signatures"]
+            assert (found["mode"], found["verified"], found["absent"]) == ("tag", 56, 1)
+            assert (found["keys"], found["keys_trouble"]) == (2, None)
+            assert found["rules"] == {"cef": "C1", "json": "J1"}
+            series = await relay.metrics()
+            assert series[f'relay_signatures_total{{result="verified",source="{SOURCE}"}}'] == 56
+            assert "56 verified, 1 absent" in (await relay.command("status"))[1]
+
+            config["sources"][0]["signatures"] = {"mode": "quarantine", "jwks": str(JWKS_FILE)}
+            await _reload(relay, config, 1)
+            await _post(relay, [cef(2), TEST.cef(cef(3))])
+            await drained(relay, "siem")
+            assert len(siem.lines()) == 58
+            assert "it carries no signature" in (await relay.command("dead-letters", "list"))[1]
+
+            config["sources"][0]["signatures"] = {"mode": "off"}
+            await _reload(relay, config, 2)
+            await _post(relay, [cef(4)])
+            await drained(relay, "siem")
+            assert len(siem.lines()) == 59
+            assert (await relay.status())["sources"][0]["signatures"] is None
+
+
+async def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
+    """The relay does not start, and says why."""
+    async with Siem() as siem:
+        config = configuration(tmp_path, [destination("siem", siem)])
+        config["sources"][0]["signatures"] = {"mode": "tag", "jwks": str(tmp_path / "none.json")}
+        relay = RelayProcess(config, tmp_path)
+        await relay.spawn()
+        status = await relay.ended()
+        await relay.close()
+
+    assert status == 2
+    assert "signatures.jwks: " in relay.log_tail()
+    assert "none.json: it cannot be read: No such file or directory" in relay.log_tail()
+
+
+async def _post(relay: RelayProcess, lines: list[bytes]) -> None:
+    status, _ = await relay.post(body_of(lines), SOURCE, {"Authorization": AUTHORIZATION})
+    assert status == 200
+
+
+async def _reload(relay: RelayProcess, config: dict[str, object], times: int) -> None:
+    relay.configure(config)
+    relay.signal(SIGHUP)
+
+    def reloaded() -> bool:
+        return [each["event"] for each in relay.log_records()].count("relay.reloaded") >= times
+
+    await until(reloaded, 5, "the reload")
