@@ -39,6 +39,8 @@ from relay.observe.replicas import holder
 from relay.queue.base import Queue
 from relay.signing.checker import Checker
 from relay.signing.desk import Desk
+from relay.signing.fetch import with_token
+from relay.signing.keeper import Fetch
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
 _FIXED_SECTIONS = ("server", "admin", "queue", "logging")
@@ -79,7 +81,7 @@ class Relay:
         self._clock = clock
         self._log = log
         self._rng = Random()  # noqa: S311 - spreads retries, keeps no secret
-        self._checker = Checker(clock=clock, metrics=metrics, log=log)
+        self._checker = Checker(clock=clock, metrics=metrics, log=log, fetch=_keys_fetcher(config))
         self._views = Views(self._checker)
         self._deliveries: dict[str, _Delivery] = {}
         self._workers: asyncio.TaskGroup | None = None
@@ -298,6 +300,11 @@ def _admin_of(config: Config, role: Role) -> Admin:
     if role == "ingest" and admin.port:
         return admin.model_copy(update={"port": admin.port + 1})
     return admin
+
+
+def _keys_fetcher(config: Config) -> Fetch:
+    konnect = None if config.recovery is None else config.recovery.konnect
+    return with_token(None, None) if konnect is None else with_token(konnect.token, konnect.regional_url)
 
 
 def windows(sources: Sequence[Source]) -> dict[str, float | None]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import aiohttp
 from yarl import URL
 
 from relay import __version__
-from relay.config.secret import Secret
+from relay.config.secret import Secret, SecretUrl
 from relay.errors import KeysUnusable
 
 TIMEOUT: Final = 10.0  # seconds, from connecting to the last byte
 _MOST_BYTES: Final = 256 * 1024
 _HEADERS: Final = {"User-Agent": f"konnect-relay/{__version__}", "Accept": "application/json"}
 _REFUSED: Final = (401, 403)
+_KONNECT: Final = ".api.konghq.com"
 
 
 async def fetch(url: str, *, token: Secret | None = None, timeout: float = TIMEOUT) -> bytes:
@@ -48,6 +50,18 @@ async def fetch(url: str, *, token: Secret | None = None, timeout: float = TIMEO
     if len(body) > _MOST_BYTES:
         raise KeysUnusable(f"answered with more than {_MOST_BYTES} bytes")
     return body
+
+
+def with_token(token: Secret | None, konnect: SecretUrl | None) -> Callable[[str], Awaitable[bytes]]:
+    """`fetch`, which shows *token* to Konnect alone: its own hosts, and the one configured for its API."""
+
+    async def fetch_with_token(url: str) -> bytes:
+        target = SecretUrl.parse(url)
+        ours = target.scheme == "https" and target.host.endswith(_KONNECT)
+        configured = konnect is not None and (target.scheme, target.host) == (konnect.scheme, konnect.host)
+        return await fetch(url, token=token if ours or configured else None)
+
+    return fetch_with_token
 
 
 async def _get(session: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> tuple[int, bytes]:

@@ -95,6 +95,16 @@ async def test_a_name_that_is_none() -> None:
         await fetch.fetch("http://" + "a" * 70 + ".invalid/")
 
 
+async def test_the_token_is_for_konnect(server: KeyServer) -> None:
+    """Whoever else is configured to have the keys does not get to see it."""
+    server.token = "kpat_x"
+    token = Secret("kpat_x")
+
+    await fetch.with_token(token, SecretUrl(server.url))(server.url)
+    with pytest.raises(KeysUnusable, match="answered 401 without credentials"):
+        await fetch.with_token(token, SecretUrl("https://eu.api.konghq.com"))(server.url)
+
+
 async def test_the_token_is_for_a_server_that_wants_it(server: KeyServer) -> None:
     """It is asked without first; the token never goes where nobody asks for it."""
     token = Secret("kpat_x")
