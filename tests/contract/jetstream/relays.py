@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -26,6 +26,8 @@ from relay.model import Books, DeadLetter, Position, Reason, Response, Settlemen
 from relay.observe import logs
 from relay.observe.metrics import Metrics
 from relay.queue.base import Lease, Reader
+from relay.queue.jetstream.ledger import KEY as LEDGER
+from relay.queue.jetstream.ledger import load as load_ledger
 from relay.queue.jetstream.members import BEAT_SECONDS
 from relay.queue.jetstream.queue import JetStreamQueue
 from relay.queue.jetstream.record import Account
@@ -173,6 +175,20 @@ class Relays:
                 return
             await self.clock.advance(min(left, 0.5))
 
+    async def pass_until(self, true: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Let time pass until something is *true* that house-keeping does.
+
+        No number of seconds is certain to be enough: a round that begins in one of them ends in real time.
+        """
+
+        async def looked() -> bool:
+            if await true():
+                return True
+            await self.pass_(0.5)
+            return False
+
+        await until(looked, LIMIT, what)
+
     def _all_heard(self) -> bool:
         recent = self.clock.monotonic() - BEAT_SECONDS
         return all(
@@ -206,6 +222,17 @@ class Relays:
             return log.met.is_set() and log.ledger.seq >= last
 
         await until(lambda: all(map(knows, self.alive())), LIMIT, "everybody following to the end of the log")
+
+    async def ledger_stored(self) -> None:
+        """Let time pass until the stored ledger tells of the whole log."""
+        bucket = self.alive()[0].queue._bucket
+        last = await self.last_seq()
+
+        async def told() -> bool:
+            entry = await bucket.get(LEDGER)
+            return entry is not None and load_ledger(entry.value).seq >= last
+
+        await self.pass_until(told, "the ledger being stored")
 
     # -- what is in NATS ---------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import chain
 
 import pytest
@@ -165,16 +166,15 @@ async def test_both_replicas_show_the_same_books(relays: Relays) -> None:
 async def test_gaps_noted_anywhere_are_shown_everywhere(relays: Relays) -> None:
     """Refusals of several replicas close together are one gap."""
     one, two = await relays.add("one", "two")
-    await one.queue.open_gap("eu", NOW, NOW, "429")
-    await relays.pass_(2)
-    await two.queue.open_gap("eu", NOW + 5, NOW + 5, "429")
-    await relays.pass_(2)
 
-    async def shown() -> bool:
+    async def shown(refusals: int) -> bool:
         gaps = [await relay.queue.gaps() for relay in (one, two)]
-        return gaps[0] == gaps[1] and [gap.refusals for gap in gaps[0]] == [2]
+        return gaps[0] == gaps[1] and [gap.refusals for gap in gaps[0]] == [refusals]
 
-    await until(shown, LIMIT, "one gap of two refusals")
+    await one.queue.open_gap("eu", NOW, NOW, "429")
+    await relays.pass_until(partial(shown, 1), "one gap of a refusal")
+    await two.queue.open_gap("eu", NOW + 5, NOW + 5, "429")
+    await relays.pass_until(partial(shown, 2), "one gap of two refusals")
 
 
 async def test_replicas_know_each_other(relays: Relays) -> None:

@@ -167,7 +167,7 @@ async def test_a_purge_behind_the_relays_back_is_booked(relays: Relays, keep: in
     one, two = await relays.add("one", "two")
     reader = await one.take()
     await accept(one, 4)
-    await relays.pass_(2)  # until the ledger is stored
+    await relays.ledger_stored()
     await relays.server.api(f"STREAM.PURGE.{relays.prefix}", {"keep": keep} if keep else {})
     sent = await accept(two, 2, first=100)
     await relays.followed()
@@ -426,15 +426,13 @@ async def test_a_deleted_ledger_is_written_again(relays: Relays) -> None:
     one, two = await relays.add("one", "two")
     await one.take()
     await accept(one, 3)
-    await relays.pass_(3)
-    assert await one.queue._bucket.get("ledger") is not None
+    await relays.ledger_stored()
 
     await one.queue._bucket.delete("ledger")
     await accept(two, 2, first=100)
     await relays.followed()
-    await relays.pass_(3)
+    await relays.ledger_stored()
 
-    assert await one.queue._bucket.get("ledger") is not None
     for relay in (one, two):
         await relay.close()
     [three] = await relays.add("three")
