@@ -224,9 +224,10 @@ class Gap:
     source: str
     start: float  # seconds since the epoch
     end: float
-    cause: str  # e.g. `429`, `500`, `413`, `400`, `downtime`
+    cause: str  # e.g. `429`, `500`, `413`, `400`, `downtime`, `inactive`
     refusals: int  # how many requests were refused in it
     closed_at: float | None = None
+    lost_until: float | None = None  # of a closed one: from its start to here nothing could be fetched
 
 
 @dataclass(frozen=True, slots=True)
