@@ -231,6 +231,14 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovering:
+    """What a process does to close gaps, or what keeps it from that. Never holds a secret."""
+
+    gap: int | None  # which one, where it is one
+    detail: str  # for people
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """What a process has seen last of a source or a destination. Never holds a secret or an event."""
 
@@ -250,3 +258,4 @@ class Replica:
     configuration: str  # a hash of what should be alike in all replicas, secrets left out
     sources: Mapping[str, Sighting] = field(default_factory=dict)
     destinations: Mapping[str, Sighting] = field(default_factory=dict)  # those this process delivers to
+    recovering: Recovering | None = None  # on the one that closes gaps
