@@ -38,7 +38,7 @@ from tests.fakes.siem import Siem
 
 AUTHORIZATION = "Bearer scenario"
 STEP = 1.0  # seconds of the fake clock between two looks
-LIMIT = 30.0  # real seconds any wait may take before the test fails
+LIMIT = 60.0  # real seconds any wait may take before the test fails
 
 
 class Running:
@@ -103,6 +103,9 @@ class Running:
         self._stop = asyncio.Event()
         self._serving = asyncio.create_task(self.relay.serve(self._stop))
         await self.until(lambda: len(self.log.named("relay.started")) == self._starts, "the relay's start")
+        completeness = self.relay._completeness
+        assert completeness is not None
+        await self.until(lambda: completeness._heartbeat._begun, "the look at the last heartbeat")
 
     async def stop(self) -> None:
         """As after SIGTERM."""
