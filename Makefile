@@ -24,7 +24,7 @@ run: .venv/.run  ## start a relay on 127.0.0.1:8071 that appends what it gets to
 	@exec $(BIN)/konnect-relay run -c $(CONFIG)
 
 test: lint  ## everything that CI checks
-	$(BIN)/pytest -n 4 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
