@@ -20,7 +20,7 @@ from relay.errors import NotFound, QueueError
 from relay.model import Gap, Recovering
 from relay.observe.logs import Log
 from relay.queue.base import Queue
-from relay.recovery.answers import ORGANISATION, WebhookStatus, rfc3339
+from relay.recovery.answers import ORGANISATION, rfc3339
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import (
     KonnectConflict,
@@ -32,11 +32,8 @@ from relay.recovery.errors import (
     KonnectUnavailable,
 )
 from relay.recovery.plan import (
-    INACTIVE,
-    RETENTION,
     Action,
     Close,
-    Hook,
     Job,
     Judge,
     Look,
@@ -54,6 +51,7 @@ from relay.recovery.plan import (
     forbidden,
 )
 from relay.recovery.puller import Puller
+from relay.recovery.webhooks import Echo, Webhooks
 
 _TICK: Final = 5.0  # seconds at most between two looks at the gaps
 _FIRST_WAIT: Final = 5.0  # seconds after the first failed call, doubled after each further one
@@ -64,12 +62,6 @@ class Tally(Protocol):
     """Where recovered events are counted. `relay.observe.metrics.Metrics` is one."""
 
     def recovered(self, source: str, events: int) -> None: ...
-
-
-class Echo(Protocol):
-    """Who wants to know of our own calls, which Konnect writes into the log we receive."""
-
-    def called(self, source: str) -> None: ...
 
 
 @dataclass(slots=True)
@@ -106,7 +98,7 @@ class Supervisor:
         self._rng = rng
         self._tally = tally
         self._log = log
-        self._echo = echo
+        self._webhooks = Webhooks(api, queue, self._complain, clock=clock, log=log, echo=echo)
         self._puller = Puller(api, queue, clock=clock)
         self._state = State(targets)
         self._doing: Recovering | None = None
@@ -157,9 +149,11 @@ class Supervisor:
     async def _do(self, action: Action) -> None:
         match action:
             case Poll(target):
-                await self._poll(target)
+                hook = await self._webhooks.poll(target, self._state.hooks.get(target.scope))
+                self._state = self._state.with_hook(target.scope, hook)
             case Mend(target):
-                await self._mend(target)
+                hook = await self._webhooks.mend(target, self._state.hooks[target.scope])
+                self._state = self._state.with_hook(target.scope, hook)
             case Replay():
                 await self._replay(action)
             case Look(job):
@@ -170,58 +164,6 @@ class Supervisor:
                 await self._pull(action)
             case Close(gap, lost_until):
                 await self._close(gap, lost_until)
-
-    # -- webhooks ----------------------------------------------------------------------------
-
-    async def _poll(self, target: Target) -> None:
-        before = self._state.hooks.get(target.scope)
-        status: WebhookStatus | None
-        try:
-            status = await self._api.webhook_status(target.scope)
-        except (KonnectForbidden, KonnectNotFound) as error:
-            self._complain(str(error))
-            status = None
-        now = self._clock.now()
-        hook = Hook(now, status, before.mended_at if before else None)
-        if status is not None and self._echo is not None and target.scope == ORGANISATION:
-            self._echo.called(target.source)
-        if hook.is_failing:
-            if before is None or not before.is_failing:
-                self._log.warning(
-                    "webhook.inactive",
-                    source=target.source,
-                    webhook=str(target.scope),
-                    by_hand=hook.off_by_hand,
-                    last_response_code=status.last_response_code if status else None,
-                    last_response_message=status.last_response_message if status else None,
-                )
-            await self._queue.open_gap(
-                target.source, self._failing_since(target, before, hook), now, INACTIVE, refusals=0
-            )
-        elif hook.mended_at is not None and status is not None and status.state == "active":
-            hook = replace(hook, mended_at=None)  # this incident is over
-        self._state = self._state.with_hook(target.scope, hook)
-
-    def _failing_since(self, target: Target, before: Hook | None, hook: Hook) -> float:
-        """The last moment at which all was well, as far as we know, or that of the failed attempt."""
-        now = hook.polled_at
-        if before is not None and before.is_failing:  # up to then it is noted
-            return before.polled_at
-        good = before.polled_at if before is not None else self._queue.last_received().get(target.source, now)
-        attempt = hook.status.last_attempt_at if hook.status is not None else None
-        return max(now - RETENTION, min(good, now if attempt is None else attempt))
-
-    async def _mend(self, target: Target) -> None:
-        webhook = await self._api.webhook(target.scope)
-        if webhook.destination_id is None:
-            self._complain(f"{target.scope} has a webhook that only its owner can switch on (version 2)")
-        else:
-            await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
-            self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
-        hook = self._state.hooks[target.scope]
-        # Konnect may call it inactive until the next batch: from here on only a new failure counts.
-        mended = replace(hook, polled_at=0.0, mended_at=self._clock.now())
-        self._state = self._state.with_hook(target.scope, mended)
 
     # -- replay ------------------------------------------------------------------------------
 
