@@ -35,7 +35,7 @@ from relay.model import Hold, HoldReason, Replica, Role, Sighting
 from relay.observe.logs import Log
 from relay.observe.metrics import Metrics
 from relay.observe.presence import Presence
-from relay.observe.replicas import holder
+from relay.observe.replicas import holder, oldest_accepting
 from relay.queue.base import Queue
 from relay.recovery.completeness import Completeness, targets_of
 
@@ -257,12 +257,8 @@ class Relay:
         )
 
     def _leads(self) -> bool:
-        """Whether this is the replica that closes gaps: the oldest one that accepts.
-
-        Two may think so for a moment, which Konnect answers 409, and duplicates vanish.
-        """
-        accepting = [replica for replica in self.replicas() if replica.role != "deliver"]
-        return min(accepting, key=lambda replica: (replica.started_at, replica.id)).id == self._replica
+        """Whether this is the replica that closes gaps."""
+        return oldest_accepting(self.replicas()) == self._replica
 
     def sources(self) -> Sequence[ConfiguredSource]:
         names = [source.name for source in self._config.sources]

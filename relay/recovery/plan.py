@@ -345,3 +345,13 @@ def forbidden(work: Work, now: float, rules: Rules, trouble: str, *, can_pull: b
     if can_pull and not work.pull:
         return replace(work, pull=True, trouble=trouble)
     return replace(work, pull=False, retry_at=now + rules.hopeless, trouble=trouble)
+
+
+def postponed(state: State, target: Target, until: float) -> State:
+    """After a failure of our own: nothing more is asked of the source's webhook before *until*."""
+    for gap in state.gaps:
+        if gap.source == target.source:
+            work = state.of(gap.id, target.scope)
+            later = replace(work, retry_at=max(work.retry_at, until))
+            state = state.with_work(gap.id, target.scope, later)
+    return state

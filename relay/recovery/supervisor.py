@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 from relay.clock import Clock
 from relay.errors import NotFound, QueueError
@@ -22,6 +22,7 @@ from relay.observe.logs import Log
 from relay.queue.base import Queue
 from relay.recovery.answers import ORGANISATION, rfc3339
 from relay.recovery.api import KonnectApi
+from relay.recovery.counting import Counting, Tally
 from relay.recovery.errors import (
     KonnectConflict,
     KonnectError,
@@ -49,6 +50,7 @@ from relay.recovery.plan import (
     failed,
     fetched,
     forbidden,
+    postponed,
 )
 from relay.recovery.puller import Puller
 from relay.recovery.webhooks import Echo, Webhooks
@@ -56,20 +58,6 @@ from relay.recovery.webhooks import Echo, Webhooks
 _TICK: Final = 5.0  # seconds at most between two looks at the gaps
 _FIRST_WAIT: Final = 5.0  # seconds after the first failed call, doubled after each further one
 _LONGEST_WAIT: Final = 300.0
-
-
-class Tally(Protocol):
-    """Where recovered events are counted. `relay.observe.metrics.Metrics` is one."""
-
-    def recovered(self, source: str, events: int) -> None: ...
-
-
-@dataclass(slots=True)
-class _Counted:
-    """What a source had accepted when we looked last."""
-
-    source: str
-    events: int
 
 
 class Supervisor:
@@ -103,8 +91,9 @@ class Supervisor:
         self._state = State(targets)
         self._doing: Recovering | None = None
         self._trouble = ""  # the last one that was logged
+        self._complained = False  # during this step
         self._failures = 0  # of calls, in a row
-        self._counted: _Counted | None = None
+        self._counting = Counting(queue, tally)
 
     @property
     def doing(self) -> Recovering | None:
@@ -127,10 +116,11 @@ class Supervisor:
             return _TICK
         try:
             gaps = tuple(await self._queue.gaps())
-            self._count()
+            self._counting.look()
             self._state = _trimmed(
                 replace(self._state, gaps=gaps, accepting=self._queue.stats().accepting), gaps
             )
+            self._complained = False
             action = decide(self._state, self._clock.now(), self._rules)
             if isinstance(action, Wait):
                 self._idle()
@@ -143,7 +133,8 @@ class Supervisor:
             return _TICK
         else:
             self._failures = 0
-            self._trouble = ""
+            if not self._complained:
+                self._trouble = ""
         return 0.0
 
     async def _do(self, action: Action) -> None:
@@ -191,7 +182,7 @@ class Supervisor:
             return
         now = self._clock.now()
         self._state = replace(self._state, job=Job(gap.id, target, window, now, now))
-        self._begin_count(target.source)
+        self._counting.begin(target.source)
         self._say(gap, f"replaying {_span(window.start, window.end)} of {target.scope}")
         self._log.info(
             "recovery.replaying",
@@ -212,8 +203,7 @@ class Supervisor:
         self._state = replace(self._state, job=replace(job, state=found.state, asked_at=now, over_at=over_at))
 
     def _judge(self, job: Job, trouble: str, *, ours: bool = False) -> None:
-        self._count()
-        self._counted = None
+        self._counting.end()
         self._state = replace(self._state, job=None)
         if trouble:
             self._fail(job.gap, job.target, trouble, ours=ours)
@@ -230,6 +220,8 @@ class Supervisor:
             can_pull=target.scope == ORGANISATION and not ours,
         )
         self._state = self._state.with_work(gap, target.scope, work)
+        if ours:  # it would be no better with the source's other gaps
+            self._state = postponed(self._state, target, work.retry_at)
         self._log.warning(
             "recovery.replay_failed",
             gap=gap,
@@ -287,21 +279,6 @@ class Supervisor:
                 lost_until=rfc3339(lost_until),
             )
 
-    # -- counting ----------------------------------------------------------------------------
-
-    def _begin_count(self, source: str) -> None:
-        self._counted = _Counted(source, self._accepted(source))
-
-    def _count(self) -> None:
-        """What came since we looked last, while a job of ours runs."""
-        if self._counted is not None:
-            events = self._accepted(self._counted.source)
-            self._tally.recovered(self._counted.source, max(0, events - self._counted.events))
-            self._counted.events = events
-
-    def _accepted(self, source: str) -> int:
-        return sum(n for (name, _), n in self._queue.accepted().items() if name == source)
-
     # -- words -------------------------------------------------------------------------------
 
     def _say(self, gap: Gap, detail: str) -> None:
@@ -328,6 +305,7 @@ class Supervisor:
 
     def _complain(self, trouble: str) -> None:
         """Log it, once as long as it is the same."""
+        self._complained = True
         if trouble != self._trouble:
             self._log.warning("recovery.trouble", detail=trouble)
             self._trouble = trouble

@@ -257,6 +257,27 @@ async def test_a_replay_that_is_refused_in_part_is_run_again(running: Running, m
     }
 
 
+async def test_a_replay_that_is_signed_anew_loses_nothing(running: Running, maker: Maker) -> None:
+    """Should Konnect do that, which nobody knows, the ids differ: what had come before comes once more."""
+    running.konnect.sender.restamps = True
+    await some(running, maker)
+    await down(running, maker, MINUTE, every=MINUTE)
+
+    await running.recovered()
+    assert running.kept() <= running.arrived().keys()
+
+
+async def test_a_status_that_is_not_for_us_is_told_once(running: Running, maker: Maker) -> None:
+    """Not with every look; the gap is closed by a pull meanwhile."""
+    await some(running, maker)
+    running.konnect.faults.add(Fault("GET", "*/audit-log-webhook/status", status=403, times=-1))
+    await down(running, maker, MINUTE, every=MINUTE)
+
+    await all_is_well(running)
+    await running.through(5 * MINUTE)
+    assert len(running.log.named("recovery.trouble")) <= 2
+
+
 async def test_portals_are_recovered_as_well(
     tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem
 ) -> None:

@@ -32,6 +32,7 @@ from relay.recovery.plan import (
     failed,
     fetched,
     forbidden,
+    postponed,
     window_of,
 )
 
@@ -226,3 +227,12 @@ def test_what_konnect_forbids_is_tried_the_other_way_and_then_rarely() -> None:
 
     neither = forbidden(pull, NOW, RULES, "403", can_pull=True)
     assert (neither.pull, neither.retry_at) == (False, NOW + HOUR)
+
+
+def test_our_own_failure_postpones_all_gaps_of_the_source() -> None:
+    """While we refuse, the next gap would fare no better; another source is not concerned."""
+    other = replace(GAP, id=2, start=NOW - 9 * HOUR, end=NOW - 8 * HOUR)
+    both = state(gaps=(GAP, other))
+
+    assert decide(postponed(both, ORG, NOW + 40), NOW, RULES) == Wait(NOW + 40)
+    assert decide(postponed(both, PORTAL, NOW + 40), NOW, RULES) == decide(both, NOW, RULES)
