@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relay import __version__
-from relay.admin.control import ConfiguredDestination, ConfiguredSource
+from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess
 from relay.clock import Clock
 from relay.destinations.base import ProbeReport
 from relay.errors import Conflict, NotFound
@@ -23,6 +23,7 @@ class OperatedRelay:
         self.probe = ProbeReport(ok=True, detail="It answers.")
         self.answered: dict[str, Sighting] = {}  # by source
         self.responses: dict[str, Sighting] = {name: Sighting() for name in destinations}
+        self.access = KonnectAccess()
         self.others: list[Replica] = []  # beside this one
         self._started_at = clock.now()
         self._clock = clock
@@ -40,6 +41,9 @@ class OperatedRelay:
 
     def destinations(self) -> Sequence[ConfiguredDestination]:
         return [ConfiguredDestination(name, "http") for name in self._destinations]
+
+    def konnect(self) -> KonnectAccess:
+        return self.access
 
     def remove(self, destination: str) -> None:
         """Take it out of the configuration."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
 import aiosqlite
@@ -33,6 +33,12 @@ _READ = f"""
     )
     SELECT {COLUMNS} FROM wanted JOIN batches USING (sequence)
     WHERE before < {_READ_BYTES} ORDER BY sequence
+"""
+
+# A few megabytes decoded.
+_RECEIVED = f"""
+    SELECT {COLUMNS} FROM batches
+    WHERE sequence > :after AND received_at >= :start AND received_at < :end ORDER BY sequence LIMIT 8
 """
 
 
@@ -100,6 +106,15 @@ class BatchStore:
         while not (found := await self._fetch(start, min(stop, start + span))) and start + span < stop:
             span *= 64
         return _until(found, start + max_events)
+
+    async def received(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
+        """Intact batches received in [start, end), seconds since the epoch, past the cache."""
+        after = 0
+        while rows := await self.query(_RECEIVED, {"after": after, "start": start, "end": end}):
+            for row in map(BatchRow._make, rows):
+                after = row.sequence
+                if row.intact:
+                    yield row.stored(await self._source(row.source))
 
     def _cached(self, start: int, stop: int) -> list[StoredBatch]:
         found = []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from relay.admin.times import rfc3339
-from relay.model import Hold, HoldReason, Replica, RetryState, Sighting
+from relay.admin.control import KonnectAccess
+from relay.admin.times import parse_rfc3339, rfc3339
+from relay.model import Hold, HoldReason, Recovering, Replica, RetryState, Sighting
 from relay.queue.base import DeadLetterFilter
 from tests.contract.admin.conftest import TOKEN, Admined
 from tests.fakes.events import NOW, cef
@@ -361,6 +364,43 @@ async def test_gaps_are_listed(admin: Admined) -> None:
     (gap,) = (await admin.get("/api/v1/gaps"))["data"]
 
     assert (gap["source"], gap["cause"], gap["closed_at"]) == ("eu", "429", None)
+
+
+async def test_without_a_token_a_gap_tells_the_call_to_make(admin: Admined) -> None:
+    """The window has a margin and begins with what Konnect still has; nothing secret is in it."""
+    await admin.queue.open_gap("eu", NOW - 3600, NOW - 1800, "429")
+    admin.control.access = KonnectAccess("eu", margin=60.0, portals_by_source={"eu": (None, "p1")})
+
+    (gap,) = (await admin.get("/api/v1/gaps"))["data"]
+
+    assert (gap["state"], gap["age_seconds"], gap["deadline_seconds"]) == ("open", 3600, 7 * 86400 - 3600)
+    assert gap["doing"] is None
+    organisation, portal = gap["replay"]
+    assert "https://eu.api.konghq.com/v3/audit-log-replay-job" in organisation
+    assert "https://eu.api.konghq.com/v3/portals/p1/audit-log-replay-job" in portal
+    body = json.loads(organisation.split(" -d ")[1].strip("'"))
+    assert parse_rfc3339(body["start_at"]) == NOW - 3660
+    assert parse_rfc3339(body["end_at"]) == NOW - 1740
+
+
+async def test_where_the_relay_recovers_a_gap_tells_what_is_done(admin: Admined) -> None:
+    """By whichever replica does it; what is lost stays in the list and in the status."""
+    await admin.queue.open_gap("eu", NOW - 9 * 86400, NOW - 8 * 86400, "downtime", refusals=0)
+    await admin.queue.open_gap("eu", NOW - 3600, NOW - 1800, "429")
+    await admin.queue.close_gap(1, at=NOW, lost_until=NOW - 8 * 86400)
+    admin.control.access = KonnectAccess("eu", recovers=True)
+    doing = Recovering(2, "replaying the hour")
+    admin.control.others = [Replica("b2", "1", "all", NOW, "c0ffee", recovering=doing)]
+
+    lost, opened = (await admin.get("/api/v1/gaps?include_closed=true"))["data"]
+    status = await admin.get("/api/v1/status")
+
+    assert (lost["state"], lost["deadline"], lost["replay"]) == ("lost", None, [])
+    assert (opened["doing"], opened["replay"]) == ("replaying the hour", [])
+    assert status["recovery"] == "replaying the hour"
+    assert [gap["id"] for gap in status["gaps"]] == [2]
+    assert [(each["open_gaps"], each["lost_gaps"]) for each in status["sources"]] == [(1, 1), (0, 0)]
+    assert (await admin.series())['relay_gaps_lost{source="eu"}'] == 1
 
 
 async def test_a_failing_queue_is_a_problem_and_no_stack_trace(admin: Admined) -> None:
