@@ -15,6 +15,7 @@ from relay.config.secret import SecretUrl
 from relay.config.types import format_size
 
 _WILDCARDS = ("0.0.0.0", "::")
+_FOR_PEOPLE = ("slack", "teams", "pagerduty")
 _HUGE_CHUNK_EVENTS = 50_000
 _HUGE_CHUNK_BYTES = 32 * 1024 * 1024
 
@@ -89,6 +90,8 @@ def _destination_warnings(destination: DestinationConfig) -> Iterator[str]:
         value = getattr(destination, name)
         if isinstance(value, SecretUrl) and value.exposed:
             yield f"{name}: events and credentials go to {value.host} unencrypted (http)"
+    if getattr(destination, "profile", None) in _FOR_PEOPLE and not destination.filter.alerts:
+        yield "profile: every event becomes part of a message to people; usual is `filter: {alerts: true}`"
     batch = destination.batch
     if batch.max_events > _HUGE_CHUNK_EVENTS:
         yield f"batch.max_events: {batch.max_events} events in one request take much memory"

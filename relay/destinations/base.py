@@ -109,7 +109,7 @@ class Destination(Protocol):
     async def send(self, chunk: Chunk) -> Outcome:
         """Send the chunk as one request. Returns an outcome for every failure of the other side.
 
-        Only cancellation is raised; bounded by the destination's own time-out.
+        Only cancellation is raised; bounded by the destination's own time-outs.
         """
         ...
 

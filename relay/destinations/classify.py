@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
+import orjson
+
 from relay.destinations.base import (
     Delivered,
     Misconfigured,
@@ -28,8 +30,20 @@ ANY_2XX = frozenset(range(200, 300))
 # These answers blame the request as such: credentials, address, method, headers. Every event would
 # get the same one, so none of them may be spent on it.
 _CREDENTIALS = frozenset({401, 402, 403, 407})
-_ADDRESS = frozenset({404, 405, 410, 421, 426, 501})
+_CERTIFICATE = frozenset({495, 496})  # nginx's own numbers, where a configuration lets them out
+_ADDRESS = frozenset({404, 405, 410, 421, 426, 497, 501})
 _HEADERS = frozenset({406, 411, 414, 415, 417, 428, 431})
+
+# nginx makes these 400s of what it does not like about the connection, with pages of its own, long before
+# anybody looks at an event (ngx_http_special_response.c). Only a page that begins so: an event that is
+# quoted in a refusal may hold any text.
+_NGINX_PAGE = b"<html>\r\n<head><title>400 %b</title></head>\r\n"
+_NGINX_PAGES = {
+    _NGINX_PAGE % b"No required SSL certificate was sent": "it wants a client certificate and got none",
+    _NGINX_PAGE % b"The SSL certificate error": "it refuses our client certificate",
+    _NGINX_PAGE % b"The plain HTTP request was sent to HTTPS port": "it wants https",
+    _NGINX_PAGE % b"Request Header Or Cookie Too Large": "it refuses our headers as too large",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +71,7 @@ def classify(reply: Reply, *, now: float, success: Container[int] = ANY_2XX) -> 
         return Transient(respond(reply), retry_after(reply.retry_after, now))
     if status == 413:
         return TooLarge(respond(reply))
-    blame = _misconfiguration(status)
+    blame = _misconfiguration(status) if status != 400 else _nginx_blame(reply.body)
     if blame is not None:
         return Misconfigured(respond(reply, blame))
     return Rejected(respond(reply))
@@ -71,11 +85,17 @@ def _misconfiguration(status: int) -> str | None:
         return "a redirect, which is never followed because the credentials would leak"
     if status in _CREDENTIALS:
         return "it refuses our credentials"
+    if status in _CERTIFICATE:
+        return "it refuses our client certificate"
     if status in _ADDRESS:
         return "it does not take events at this address"
     if status in _HEADERS:
         return "it refuses the request as such, whatever the events"
     return None
+
+
+def _nginx_blame(page: bytes) -> str | None:
+    return next((blame for start, blame in _NGINX_PAGES.items() if page.startswith(start)), None)
 
 
 def respond(reply: Reply, remark: str | None = None) -> Response:
@@ -92,6 +112,15 @@ def _phrase(status: int) -> str:
         return f" {HTTPStatus(status).phrase}"
     except ValueError:
         return ""
+
+
+def json_object(body: bytes) -> dict[str, object]:
+    """The object that *body* is; an empty one where it is none."""
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def retry_after(header: str | None, now: float) -> float | None:

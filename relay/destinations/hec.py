@@ -6,7 +6,7 @@ Owns the request. Which address, which credentials and what an answer means is t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Literal, Self
@@ -21,7 +21,8 @@ from relay.destinations.base import Misconfigured, Outcome, ProbeReport
 from relay.destinations.classify import Reply, classify
 from relay.destinations.hec_envelope import Envelope
 from relay.destinations.http_config import OptionalHeaderSecret, UrlConfig
-from relay.destinations.posting import Ask, Intake, PostingDestination
+from relay.destinations.posting import Ask, Intake, NoReply, PostingDestination, Proof
+from relay.model import Event
 
 
 class HecBatchLimits(BatchLimits):
@@ -64,6 +65,9 @@ class Dialect:
     judge: Callable[[Reply, int, float], Outcome]  # reply, number of events sent, now
     headers: Mapping[str, str] = field(default_factory=dict)
     health: URL | None = None  # answers without credentials
+    lines: bool = False  # takes lines as they are, without an envelope
+    proof: Proof | None = None  # that events are indexed, where the answer is none
+    check: Callable[[Ask, float], Awaitable[NoReply | None]] | None = None  # what a probe looks at as well
 
 
 def collector(config: HecConfig, dialect: Dialect, *, clock: Clock) -> PostingDestination:
@@ -73,15 +77,23 @@ def collector(config: HecConfig, dialect: Dialect, *, clock: Clock) -> PostingDe
     )
     intake = Intake(
         url=dialect.url,
-        content_type="application/json",
-        part=envelope.wrap,
-        body=b"\n".join,
+        content_type="text/plain" if dialect.lines else "application/json",
+        part=_line if dialect.lines else envelope.wrap,
+        body=_lines if dialect.lines else b"\n".join,
         judge=dialect.judge,
         probe=partial(_probe, dialect),
-        overhead=envelope.overhead,
+        overhead=0 if dialect.lines else envelope.overhead,
         headers={**dialect.headers, "Authorization": _authorization(config, dialect.scheme)},
     )
-    return PostingDestination(config, intake, clock=clock)
+    return PostingDestination(config, intake, clock=clock, proof=dialect.proof)
+
+
+def _line(event: Event) -> bytes:
+    return event.line
+
+
+def _lines(parts: Sequence[bytes]) -> bytes:
+    return b"".join([part + b"\n" for part in parts])
 
 
 async def _probe(dialect: Dialect, ask: Ask, now: float) -> ProbeReport:
@@ -101,9 +113,12 @@ async def _probe(dialect: Dialect, ask: Ask, now: float) -> ProbeReport:
         return ProbeReport(ok=False, detail=reply.response.detail)
     if reply.status == 400 or reply.status in range(200, 300):
         outcome = dialect.judge(reply, 0, now)
-        if not isinstance(outcome, Misconfigured):
-            return ProbeReport(ok=True, detail="reachable, and the token is accepted")
-        return ProbeReport(ok=False, detail=outcome.response.detail)
+        if isinstance(outcome, Misconfigured):
+            return ProbeReport(ok=False, detail=outcome.response.detail)
+        trouble = None if dialect.check is None else await dialect.check(ask, now)
+        if trouble is not None:
+            return ProbeReport(ok=False, detail=f"acknowledgements: {trouble.response.detail}")
+        return ProbeReport(ok=True, detail="reachable, and the token is accepted")
     return ProbeReport(ok=False, detail=classify(reply, now=now).response.detail)
 
 

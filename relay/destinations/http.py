@@ -1,19 +1,21 @@
 """`http`: events to any endpoint that takes a POST, in one of four framings.
 
 Owns the choice of body, headers and credentials. Plain lines go out as they lie in the log, without
-a look at single events.
+a look at single events. What vendors ask for is `profiles`'.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from functools import partial
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from relay.batch import Chunk
 from relay.clock import Clock
+from relay.config.secret import OptionalSecret
 from relay.config.types import refusal
 from relay.destinations import framing
 from relay.destinations.base import (
@@ -39,6 +41,8 @@ from relay.destinations.http_config import (
     OptionalHeaderSecret,
     UrlConfig,
 )
+from relay.destinations.messages import pagerduty
+from relay.destinations.profiles import PROFILES, Profile, ProfileName, Writer
 from relay.model import Reason
 
 _STATUS_RANGE = re.compile(r"([2-5]\d\d)(?:-([2-5]\d\d))?")
@@ -67,6 +71,9 @@ class HttpConfig(UrlConfig):
     """Any HTTP endpoint."""
 
     type: Literal["http"] = Field(description="Any HTTP endpoint.")
+    profile: ProfileName | None = Field(
+        default=None, description="A vendor whose framing, limits and answers stand in for what is left out."
+    )
     method: Literal["POST", "PUT", "PATCH"] = Field(default="POST", description="Request method.")
     framing: Framing = Field(
         default="lines",
@@ -83,6 +90,9 @@ class HttpConfig(UrlConfig):
     )
     bearer: OptionalHeaderSecret = Field(default=None, description="Token sent as `Bearer <token>`.")
     basic: Basic | None = Field(default=None, description="User name and password.")
+    routing_key: OptionalSecret = Field(
+        default=None, description="Integration key, sent in the body; for the profile pagerduty."
+    )
     success: Annotated[tuple[int | str, ...], AfterValidator(_readable)] = Field(
         default=("200-299",), min_length=1, description="Statuses that mean the events are stored."
     )
@@ -91,6 +101,14 @@ class HttpConfig(UrlConfig):
         description="Send the stored gzip as it is, several members in a row. Much cheaper, but not every "
         "receiver reads past the first member: try it before relying on it. Only with framing lines.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        """What the profile says, where the user says nothing."""
+        name = given.get("profile") if isinstance(given, dict) else None
+        profile = PROFILES.get(name) if isinstance(name, str) else None  # type: ignore[call-overload]  # any text
+        return given if profile is None else profile.completed(given)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -106,7 +124,20 @@ class HttpConfig(UrlConfig):
             raise refusal(
                 "`passthrough_gzip` sends what is stored, so it goes with neither `format` nor `redact`"
             )
+        if self.routing_key is not None and self.profile != "pagerduty":
+            raise refusal("`routing_key` belongs to the profile pagerduty")
+        if self.profile is not None:
+            self._suits(self.profile, named)
         return self
+
+    def _suits(self, name: ProfileName, headers: list[str]) -> None:
+        known = ("authorization", "bearer", "basic", "headers", "routing_key")
+        keys = {key for key in known if getattr(self, key)}
+        if "authorization" in headers:
+            keys.add("authorization")
+        own = None if self.authorization is None else self.authorization.reveal()
+        if (objection := PROFILES[name].objection(keys, own)) is not None:
+            raise refusal(f"the profile {name} {objection}")
 
     def request_headers(self) -> dict[str, str]:
         """Headers of every request, credentials included."""
@@ -128,12 +159,19 @@ class HttpDestination:
         self._clock = clock
         self._url = config.address()
         self._success = statuses(config.success)
+        self._profile: Profile | None = None if config.profile is None else PROFILES[config.profile]
+        self._write: Writer | None = None
+        if self._profile is not None and self._profile.framing == config.framing:
+            self._write = self._profile.write
+        # The password itself is in no header, only its encoded form; the routing key is in the body.
+        secrets = [config.basic.password.reveal()] if config.basic is not None else []
+        if config.routing_key is not None:
+            secrets.append(config.routing_key.reveal())
+            self._write = partial(pagerduty, routing_key=config.routing_key.reveal())
         self._gzip = config.batch.compression == "gzip" or config.passthrough_gzip
         self._body_headers = {"Content-Type": config.content_type or framing.CONTENT_TYPE[config.framing]}
         if self._gzip:
             self._body_headers["Content-Encoding"] = "gzip"
-        # The password itself is in no header, only its encoded form.
-        secrets = () if config.basic is None else (config.basic.password.reveal(),)
         self._client = HttpClient(config, headers=config.request_headers(), secrets=secrets)
 
     def __repr__(self) -> str:
@@ -141,6 +179,8 @@ class HttpDestination:
 
     @property
     def event_overhead(self) -> int:
+        if self._write is not None and self._profile is not None:
+            return self._profile.overhead
         return framing.OVERHEAD[self._config.framing]
 
     async def open(self) -> None:
@@ -152,23 +192,31 @@ class HttpDestination:
         if self._config.passthrough_gzip:
             members = chunk.gzip_members()
             if members is not None:
-                return await self._post(members)
-        return await self._post(await self._encoded(self._framed(chunk)))
+                return await self._post(members, len(chunk))
+        return await self._post(await self._encoded(self._framed(chunk)), len(chunk))
 
     async def probe(self) -> ProbeReport:
-        """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused."""
+        """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused.
+
+        A 400 may be nginx's for our client certificate; only the page would say so, which HEAD does not get.
+        """
         reply = await self._client.request("HEAD", self._url)
+        if isinstance(reply, Reply) and reply.status == 400:
+            reply = await self._client.request("GET", self._url)
         if not isinstance(reply, Reply):
             return ProbeReport(ok=False, detail=reply.response.detail)
-        detail = classify(reply, now=self._clock.now()).response.detail
-        if reply.status in {401, 402, 403, 404, 407, 410} or reply.status >= 502:
-            return ProbeReport(ok=False, detail=detail)
+        outcome = classify(reply, now=self._clock.now())
+        bad_request = reply.status == 400 and isinstance(outcome, Misconfigured)
+        if bad_request or reply.status in {401, 402, 403, 404, 407, 410, 495, 496} or reply.status >= 502:
+            return ProbeReport(ok=False, detail=outcome.response.detail)
         return ProbeReport(ok=True, detail=f"reachable; HEAD was answered with {reply.status}")
 
     async def close(self) -> None:
         await self._client.close()
 
     def _framed(self, chunk: Chunk) -> bytes:
+        if self._write is not None:
+            return self._write(list(chunk.events()))
         match self._config.framing:
             case "ndjson":
                 return framing.as_ndjson(chunk)
@@ -180,11 +228,21 @@ class HttpDestination:
     async def _encoded(self, body: bytes) -> bytes:
         return await zipped(body) if self._gzip else body
 
-    async def _post(self, body: bytes) -> Outcome:
+    def _bodies(self, chunk: Chunk) -> Iterable[bytes]:
+        """The body of each event, where each has one of its own."""
+        if self._write is None:
+            return chunk.lines()
+        write = self._write
+        return (write([event]) for event in chunk.events())
+
+    async def _post(self, body: bytes, count: int) -> Outcome:
         reply = await self._client.request(self._config.method, self._url, body, self._body_headers)
         if not isinstance(reply, Reply):
             return reply
-        return classify(reply, now=self._clock.now(), success=self._success)
+        outcome = classify(reply, now=self._clock.now(), success=self._success)
+        if self._profile is not None and isinstance(outcome, Delivered):
+            return self._profile.doubts(reply, count) or outcome
+        return outcome
 
     async def _one_by_one(self, chunk: Chunk) -> Outcome:
         """One request after another until something fails or the time-out of a send has passed.
@@ -192,8 +250,8 @@ class HttpDestination:
         What was sent until then is reported as delivered, so that it is not sent again.
         """
         deadline = self._clock.monotonic() + self._config.timeout
-        for done, line in enumerate(chunk.lines(), 1):
-            outcome = await self._post(await self._encoded(line))
+        for done, body in enumerate(self._bodies(chunk), 1):
+            outcome = await self._post(await self._encoded(body), 1)
             if not isinstance(outcome, Delivered):
                 return _broken_off(outcome, done - 1)
             if done == len(chunk):

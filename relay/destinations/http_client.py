@@ -19,6 +19,7 @@ from yarl import URL
 
 from relay import __version__, gzipped
 from relay.destinations.base import Misconfigured, Transient
+from relay.destinations.certificates import certificate_refusal
 from relay.destinations.classify import Reply
 from relay.destinations.http_config import HttpConfigBase, credential_parts, secrets_in
 from relay.model import Response
@@ -28,20 +29,6 @@ BODY_LIMIT = 16 * 1024  # bytes read of an answer; every vendor's verdict fits m
 
 _INLINE_GZIP = 256 * 1024  # bytes; about half a millisecond of the event loop
 _BARE_BYTES = 1024 * 1024  # aiohttp wants anything larger as a file, written piece by piece
-# OpenSSL's names for what a server says when it wants another client certificate, or one at all.
-_ALERTS_ABOUT_US = frozenset(
-    {
-        "SSLV3_ALERT_BAD_CERTIFICATE",
-        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-        "SSLV3_ALERT_CERTIFICATE_REVOKED",
-        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-        "SSLV3_ALERT_HANDSHAKE_FAILURE",
-        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
-        "TLSV1_ALERT_ACCESS_DENIED",
-        "TLSV1_ALERT_UNKNOWN_CA",
-        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
-    }
-)
 
 _SHORTEST_SECRET = 4  # blotting out anything shorter would only make answers unreadable
 _PASSING_SECRETS = (
@@ -166,7 +153,7 @@ async def _beginning(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 def _no_answer(error: BaseException, timeout: float) -> Transient | Misconfigured:
     """The border: every way a request can fail without an answer, in our own words."""
-    refusal = _certificate_refusal(error)
+    refusal = certificate_refusal(error)
     if refusal is not None:
         return Misconfigured(Response(refusal))
     match error:
@@ -191,20 +178,6 @@ def _no_answer(error: BaseException, timeout: float) -> Transient | Misconfigure
         case _:
             sentence = f"the request failed ({type(error).__name__})"
     return Transient(Response(sentence))
-
-
-def _certificate_refusal(error: BaseException | None) -> str | None:
-    """A sentence if anywhere behind *error* one side refused the other's certificate."""
-    while error is not None:
-        # aiohttp's own exceptions pose as ssl's but lack what tells the reason; it is behind them.
-        if isinstance(error, ssl.SSLError) and not isinstance(error, aiohttp.ClientError):
-            if isinstance(error, ssl.SSLCertVerificationError):
-                return f"its certificate is not trusted: {error.verify_message}"
-            # An alert comes from the other side; in TLS 1.3 only after the handshake, with the answer.
-            if error.reason in _ALERTS_ABOUT_US:
-                return f"it refuses our client certificate ({error.reason})"
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _system_words(error: OSError) -> str:

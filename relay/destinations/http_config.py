@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from yarl import URL
 
 from relay.config.destination import DestinationConfig
@@ -89,6 +89,11 @@ class UrlConfig(HttpConfigBase):
         return URL(self.url.reveal(), encoded=True)
 
 
+def left_out(schema: dict[str, Any]) -> None:
+    """For `json_schema_extra` of a field whose default follows from another one: show none."""
+    schema.pop("default", None)
+
+
 class Basic(Section):
     """User name and password for HTTP Basic authentication."""
 
@@ -99,6 +104,42 @@ class Basic(Section):
         """The value of the `Authorization` header."""
         pair = f"{self.username}:{self.password.reveal()}"
         return "Basic " + b64encode(pair.encode()).decode()
+
+
+class AuthorizedConfig(UrlConfig):
+    """A destination that takes the usual credentials in the `Authorization` header, or none."""
+
+    authorization: OptionalHeaderSecret = Field(
+        default=None, description="Value of the Authorization header, sent verbatim."
+    )
+    bearer: OptionalHeaderSecret = Field(default=None, description="Token sent as `Bearer <token>`.")
+    basic: Basic | None = Field(default=None, description="User name and password.")
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> Self:
+        if len(self.credentials()) > 1:
+            raise refusal("expected at most one way to authenticate")
+        return self
+
+    def credentials(self) -> list[str]:
+        """What the header may hold: the value that each given setting stands for."""
+        given = []
+        if self.authorization is not None:
+            given.append(self.authorization.reveal())
+        if self.bearer is not None:
+            given.append(f"Bearer {self.bearer.reveal()}")
+        if self.basic is not None:
+            given.append(self.basic.header())
+        return given
+
+    def authorization_header(self) -> dict[str, str]:
+        """The header, where there is one."""
+        given = self.credentials()
+        return {"Authorization": given[0]} if given else {}
+
+    def passwords(self) -> tuple[str, ...]:
+        """Secrets that are in no header as they stand."""
+        return () if self.basic is None else (self.basic.password.reveal(),)
 
 
 def secrets_in(url: URL, headers: Mapping[str, str]) -> set[str]:

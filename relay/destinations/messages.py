@@ -27,6 +27,8 @@ Severity = Literal["critical", "error", "warning", "info"]
 _MOST_LINES: Final = 20  # of a message; what comes on top is counted
 _MOST_CHARS: Final = 120  # of one value
 _SLACK_BLOCK: Final = 3_000  # characters; https://docs.slack.dev/reference/block-kit/blocks/section-block
+_TEAMS_TEXT: Final = 10_000  # characters; a card may have 28 KB
+_REST: Final = "… and {:,} more"
 _SUMMARY: Final = 1_024  # characters; https://developer.pagerduty.com/docs/send-alert-event
 
 _TITLES: Final[Mapping[Alert | None, str]] = MappingProxyType(
@@ -85,11 +87,17 @@ class Message:
             at=happened_at(events[0]),
         )
 
-    @property
-    def text(self) -> str:
-        """All of it, a line for each event."""
-        rest = [f"… and {self.more:,} more"] if self.more else []
-        return "\n".join([*self.lines, *rest])
+    def text(self, most: int) -> str:
+        """A line for each event, in at most *most* characters; what is left out is counted."""
+        lines: list[str] = []
+        room = most - len(_REST.format(len(self.lines) + self.more))
+        for line in self.lines:
+            room -= len(line) + 1
+            if room < 0:
+                break
+            lines.append(line)
+        more = self.more + len(self.lines) - len(lines)
+        return "\n".join([*lines, _REST.format(more)] if more else lines)
 
 
 def slack(events: Sequence[Event]) -> bytes:
@@ -99,7 +107,7 @@ def slack(events: Sequence[Event]) -> bytes:
         {"type": "header", "text": {"type": "plain_text", "text": message.headline[:150], "emoji": False}},
         {
             "type": "section",
-            "text": {"type": "plain_text", "text": message.text[:_SLACK_BLOCK], "emoji": False},
+            "text": {"type": "plain_text", "text": message.text(_SLACK_BLOCK), "emoji": False},
         },
     ]
     # `text` is what notifications show; there only `&`, `<` and `>` mean anything.
@@ -109,7 +117,7 @@ def slack(events: Sequence[Event]) -> bytes:
 def teams(events: Sequence[Event]) -> bytes:
     """For a workflow of Microsoft Teams that posts to a channel when a webhook request is received."""
     message = Message.of(events)
-    runs = [{"type": "TextRun", "text": f"{line}\n"} for line in message.text.splitlines()]
+    runs = [{"type": "TextRun", "text": f"{line}\n"} for line in message.text(_TEAMS_TEXT).splitlines()]
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
@@ -126,7 +134,7 @@ def teams(events: Sequence[Event]) -> bytes:
     return orjson.dumps({"type": "message", "attachments": [attachment]})
 
 
-def pagerduty(events: Sequence[Event], *, routing_key: str) -> bytes:
+def pagerduty(events: Sequence[Event], *, routing_key: str = "") -> bytes:
     """For PagerDuty's Events API v2."""
     message = Message.of(events)
     return orjson.dumps(

@@ -61,6 +61,16 @@ class Credentials(Protocol):
     async def close(self) -> None: ...
 
 
+class Proof(Protocol):
+    """Proof that events are stored where the answer to a request is none yet."""
+
+    async def of(
+        self, post: Callable[[], Awaitable[Reply | NoReply]], judge: Callable[[Reply], Outcome], ask: Ask
+    ) -> Outcome:
+        """Send with *post*, have *judge* read the answer, and return when it is certain what became of it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Unfit:
     """What `Intake.part` says of an event that the vendor would silently mutilate."""
@@ -82,24 +92,33 @@ class Intake:
     overhead: int  # bytes that `part` and `body` add to an event's line, escapes not counted
     headers: Mapping[str, str] = field(default_factory=dict)
     max_body: int | None = None  # bytes the vendor takes before compression; None: `batch.max_bytes` will do
+    max_part: int | None = None  # bytes of one event the vendor would cut short behind a success
     max_answer: int = BODY_LIMIT  # bytes of an answer that are needed to judge it
+    secrets: Sequence[str] = ()  # to blot out of answers, besides the headers and the URL
 
 
 class PostingDestination:
     """Sends to one intake."""
 
     def __init__(
-        self, config: HttpConfigBase, intake: Intake, *, clock: Clock, credentials: Credentials | None = None
+        self,
+        config: HttpConfigBase,
+        intake: Intake,
+        *,
+        clock: Clock,
+        credentials: Credentials | None = None,
+        proof: Proof | None = None,
     ) -> None:
         self._name = config.name
         self._intake = intake
         self._clock = clock
         self._credentials = credentials
+        self._proof = proof
         self._gzip = config.batch.compression == "gzip"
         self._body_headers = {"Content-Type": intake.content_type}
         if self._gzip:
             self._body_headers["Content-Encoding"] = "gzip"
-        self._client = HttpClient(config, headers=intake.headers)
+        self._client = HttpClient(config, headers=intake.headers, secrets=intake.secrets)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
@@ -114,7 +133,7 @@ class PostingDestination:
             await self._credentials.open()
 
     async def send(self, chunk: Chunk) -> Outcome:
-        written = [self._intake.part(event) for event in chunk.events()]
+        written = [self.part(event) for event in chunk.events()]
         # A part's place in the list is the event's in the request, its number the event's in the chunk.
         good = [(n, part) for n, part in enumerate(written) if not isinstance(part, Unfit)]
         parts = self._fitting([part for _, part in good])
@@ -134,14 +153,27 @@ class PostingDestination:
         body = self._intake.body(parts)
         if self._gzip:
             body = await zipped(body)
-        reply = await self._ask("POST", self._intake.url, body, self._body_headers)
-        if not isinstance(reply, Reply):
-            return reply
-        return self._intake.judge(reply, len(parts), self._clock.now())
+        return await self._outcome(body, len(parts))
 
     def part(self, event: Event) -> bytes | Unfit:
-        """One event as it stands in a request's body."""
-        return self._intake.part(event)
+        """One event as it stands in a request's body, or why it must not stand there."""
+        part = self._intake.part(event)
+        most = self._intake.max_part
+        if most is not None and not isinstance(part, Unfit) and len(part) > most:
+            return Unfit(Reason.TOO_LARGE, f"{len(part)} bytes, of which the destination keeps {most}")
+        return part
+
+    async def _outcome(self, body: bytes, count: int) -> Outcome:
+        async def post() -> Reply | NoReply:
+            return await self._ask("POST", self._intake.url, body, self._body_headers)
+
+        def judge(reply: Reply) -> Outcome:
+            return self._intake.judge(reply, count, self._clock.now())
+
+        if self._proof is not None:
+            return await self._proof.of(post, judge, self._ask)
+        reply = await post()
+        return judge(reply) if isinstance(reply, Reply) else reply
 
     async def probe(self) -> ProbeReport:
         return await self._intake.probe(self._ask, self._clock.now())

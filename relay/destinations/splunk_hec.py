@@ -1,127 +1,87 @@
-"""`splunk_hec`: Splunk's HTTP Event Collector, event endpoint.
+"""`splunk_hec`: Splunk's HTTP Event Collector, its event endpoint and its raw one.
 
-Owns Splunk's address, its status codes and the rule of its partial errors, which is: a request is not
-atomic. The events before the first bad one are indexed, those from it on are not (measured; see
-docs/destinations/splunk_hec.md).
+Owns Splunk's addresses and settings. What it answers is `splunk_answers`', the proof that events are indexed
+`splunk_ack`'s.
 """
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal
+from urllib.parse import urlencode
 
-import orjson
 from pydantic import Field
+from yarl import URL
 
 from relay.clock import Clock
-from relay.destinations.base import Delivered, Misconfigured, Outcome, Partial, Rejection
-from relay.destinations.classify import Reply, classify, respond
+from relay.config.types import Duration
 from relay.destinations.hec import Dialect, HecConfig, collector
 from relay.destinations.posting import PostingDestination
-from relay.model import Reason
+from relay.destinations.splunk_ack import Acknowledgements
+from relay.destinations.splunk_answers import judge, judge_raw
 
 _COLLECTOR = "/services/collector"
-
-_STORED = frozenset({0, 24, 25})  # 24 and 25: stored, but the collector nears its capacity
-
-# Codes in a 400 that blame one event, by its number.
-_BAD_EVENT = {
-    6: "invalid data format",
-    12: "the event field is required",
-    13: "the event field cannot be blank",
-    15: "indexed fields cannot be handled",
-}
-# Codes in a 400 that blame the token, the channel or the index. The index is set once for all events,
-# so no event is to blame for a wrong one.
-_WRONG_INDEX = 7
-_BAD_SETUP = {
-    _WRONG_INDEX: "the index is not one this token may write to",
-    10: "the data channel is missing",
-    11: "the data channel is invalid",
-    14: "acknowledgement is disabled",
-    16: "credentials in the query are not enabled",
-    21: "the token is invalid",
-    22: "the token is disabled",
-    28: "the data channel is missing",
-}
 
 
 class SplunkHecConfig(HecConfig):
     """Splunk Enterprise or Splunk Cloud."""
 
     type: Literal["splunk_hec"] = Field(description="Splunk's HTTP Event Collector.")
-    acknowledge: Literal[False] = Field(
-        default=False, description="Indexer acknowledgement; not available in this version."
+    endpoint: Literal["event", "raw"] = Field(
+        default="event",
+        description="event: each event with its time and id; raw: lines as they are, cut by the sourcetype.",
+    )
+    acknowledge: bool = Field(
+        default=False,
+        description="Count events as delivered only when indexed. The token must have acknowledgement on.",
+    )
+    ack_timeout: Annotated[Duration, Field(gt=0)] = Field(
+        default=300.0, description="How long to wait for an acknowledgement before the events are sent again."
     )
 
 
 def splunk_hec(config: SplunkHecConfig, *, clock: Clock) -> PostingDestination:
     """The destination for *config*."""
-    base = config.address()
-    # People paste the whole address; what stands before the collector's own path may be a proxy's.
-    prefix = base.raw_path.split(_COLLECTOR)[0].rstrip("/")
+    acks = None
+    if config.acknowledge:
+        acks = Acknowledgements(_at(config, "ack"), limit=config.ack_timeout, clock=clock)
+    raw = config.endpoint == "raw"
     dialect = Dialect(
         scheme="Splunk",
-        url=base.with_path(f"{prefix}{_COLLECTOR}/event", encoded=True, keep_query=True),
-        health=base.with_path(f"{prefix}{_COLLECTOR}/health", encoded=True),
-        judge=judge,
-        # Needed by tokens with acknowledgement, ignored by others. The same after a restart.
-        headers={"X-Splunk-Request-Channel": str(uuid.uuid5(uuid.NAMESPACE_URL, config.name))},
+        url=_raw_with_metadata(config) if raw else _at(config, "event"),
+        health=_at(config, "health").with_query(None),
+        judge=judge_raw if raw else judge,
+        lines=raw,
+        # Needed by tokens with acknowledgement, ignored by others. Acknowledgement ids count by channel, so
+        # with them no other process, earlier or beside this one, may have the same.
+        headers={"X-Splunk-Request-Channel": str(uuid.uuid4() if acks else _lasting_channel(config))},
+        proof=acks,
+        check=None if acks is None else acks.refusal,
     )
     return collector(config, dialect, clock=clock)
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """The collector's own words: `{"text": …, "code": n, "invalid-event-number": m}`."""
-
-    code: int
-    number: int | None  # of the first bad event, from 0; for code 7 one more than that
-
-    @classmethod
-    def read(cls, body: bytes) -> Self | None:
-        """None where *body* is not a collector's answer."""
-        try:
-            said = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return None
-        if not isinstance(said, dict) or not isinstance(said.get("code"), int):
-            return None
-        number = said.get("invalid-event-number")
-        return cls(said["code"], number if isinstance(number, int) else None)
+def _lasting_channel(config: SplunkHecConfig) -> uuid.UUID:
+    """The same after a restart: a collector keeps something for each channel it has seen."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, config.name)
 
 
-def judge(reply: Reply, count: int, now: float) -> Outcome:
-    """What Splunk's *reply* to *count* events means."""
-    verdict = _Verdict.read(reply.body)
-    if reply.status == 200:
-        return _judge_success(reply, verdict)
-    if reply.status == 400 and verdict is not None:
-        return _judge_refusal(reply, verdict, count, now)
-    return classify(reply, now=now)
+def _at(config: SplunkHecConfig, endpoint: str) -> URL:
+    """An endpoint. People paste whole addresses; what stands before the collector's path may be a proxy's."""
+    base = config.address()
+    prefix = base.raw_path.split(_COLLECTOR)[0].rstrip("/")
+    return base.with_path(f"{prefix}{_COLLECTOR}/{endpoint}", encoded=True, keep_query=True)
 
 
-def _judge_success(reply: Reply, verdict: _Verdict | None) -> Outcome:
-    # An empty 200 or a login page behind a 200 has stored nothing.
-    if verdict is None or verdict.code not in _STORED:
-        return Misconfigured(respond(reply, "but this is not how an event collector answers"))
-    return Delivered(respond(reply))
-
-
-def _judge_refusal(reply: Reply, verdict: _Verdict, count: int, now: float) -> Outcome:
-    if verdict.code in _BAD_SETUP:
-        indexed = verdict.number - 1 if verdict.code == _WRONG_INDEX and verdict.number is not None else 0
-        response = respond(reply, f"code {verdict.code}, {_BAD_SETUP[verdict.code]}")
-        if 0 < indexed < count:
-            # What came before is stored. The rest is sent again at once and then stands first.
-            return Partial(response, tuple(range(indexed)), ())
-        return Misconfigured(response)
-    if verdict.code in _BAD_EVENT and verdict.number is not None and 0 <= verdict.number < count:
-        detail = f"code {verdict.code}, {_BAD_EVENT[verdict.code]}"
-        return Partial(
-            respond(reply, detail),
-            tuple(range(verdict.number)),
-            (Rejection(verdict.number, Reason.REJECTED, detail),),
-        )
-    return classify(reply, now=now)
+def _raw_with_metadata(config: SplunkHecConfig) -> URL:
+    """The raw endpoint with what an envelope would say in its query, where it holds for the whole request."""
+    url = _at(config, "raw")
+    pairs = {
+        "host": config.host,
+        "source": config.source,
+        "sourcetype": config.sourcetype,
+        "index": config.index,
+    }
+    metadata = urlencode({key: value for key, value in pairs.items() if value is not None})
+    query = "&".join(filter(None, (url.raw_query_string, metadata)))
+    return URL(f"{url.with_query(None)}?{query}" if query else str(url), encoded=True)

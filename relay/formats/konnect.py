@@ -62,7 +62,10 @@ def to_cef(record: Record) -> bytes:
     found = _fields(record)
     stamp = found.pop("event_ts", "")
     head = [f"{stamp} {HOST} CEF:{_text(found.pop('cef_version', '0'))}" if stamp else f"{HOST} CEF:0"]
-    head += [_header_text(found.pop(name, "")) for name in _HEADER]
+    header = [_text(found.pop(name, "")) for name in _HEADER]
+    if any("|" in text for text in header):
+        header = [text.replace("\\", "\\\\").replace("|", "\\|") for text in header]
+    head += header
     pairs = []
     for key in _ORDER[event_type(record.name or "")]:
         if key in found:
@@ -98,10 +101,3 @@ def _text(value: object) -> str:
     if type(value) is int:
         return str(value)
     return dumps(value).decode()
-
-
-def _header_text(value: object) -> str:
-    text = _text(value)
-    if "|" in text or "\\" in text:
-        return text.replace("\\", "\\\\").replace("|", "\\|")
-    return text

@@ -15,14 +15,17 @@ from functools import lru_cache
 from relay.konnect.cef_order import KNOWN, KONNECTS, places
 from relay.konnect.lines import CEF_MARKER_BEFORE
 from relay.konnect.peek import EventType, event_type
-from relay.konnect.record import FIELDS, TYPED, Record, record_of, typed
+from relay.konnect.record import TYPED, Record, record_of, typed
 
 HOST = "konghq.com"
 """What Konnect writes between the timestamp and `CEF:`."""
 
+_BEHIND_STAMP = f"{HOST} "
 _MARKER = b"CEF:"
 _HEADER = 7  # CEF:0 | vendor | product | version | class | name | severity | extensions
-_UNESCAPED_PIPE = re.compile(r"((?:[^\\|]|\\.?)*)(?:\||$)", re.DOTALL)
+_SEVERITY = 6
+_SEVERITY_DIGITS = 2
+_FIELD = re.compile(r"((?:[^\\|]|\\.)*+)\|", re.DOTALL)
 _ESCAPED = re.compile(r"\\([\\|])")
 _SECOND_HEADER = "|rt="  # what would follow a severity
 
@@ -31,7 +34,7 @@ _ANY_KEY = re.compile(r" ([A-Za-z_][A-Za-z0-9_.-]*)=")
 _SIG = " sig="
 _SIGNATURE = re.compile(r"[A-Za-z0-9_-]*={0,2}")
 
-_FIELDS = frozenset(FIELDS)
+_IN_HEADER = "severity"  # the only one there that is no text; empty, it is as good as absent
 _SHORT = len("false")
 _usual = lru_cache(maxsize=1024)(typed)  # the same few statuses, severities and flags all the time
 _CACHED_KEYS = 24  # more than Konnect writes; a forged line must not fill the memory with its keys
@@ -56,40 +59,55 @@ def parse_cef(line: bytes) -> Record | None:
         "event_version": product_version,
         "event_class_id": class_id,
         "name": name,
+        _IN_HEADER: severity,
     }
-    if severity:
-        found["severity"] = severity
-    stamp = text[:at].rstrip(" ").removesuffix(HOST).rstrip(" ")
-    if stamp:
+    stamp = text[:at].removesuffix(_BEHIND_STAMP).rstrip(" ")
+    if stamp and stamp != HOST:
         found["event_ts"] = stamp
-    layout = _read_extensions(extensions, event_type(name), found)
-    return _record(found, layout, doubtful=layout.doubtful or _SECOND_HEADER in extensions)
+    extra: list[tuple[str, object]] = []
+    layout = _read_extensions(extensions, event_type(name), found, extra)
+    for typed_name in layout.typed:
+        text = str(found[typed_name])
+        value = _usual(typed_name, text) if len(text) <= _SHORT else typed(typed_name, text)
+        if value is not None:
+            found[typed_name] = value
+            continue
+        del found[typed_name]
+        if text or typed_name != _IN_HEADER:
+            extra.append((typed_name, text))
+    return record_of(found, extra, doubtful=layout.doubtful or _SECOND_HEADER in extensions)
 
 
 def _split_header(text: str) -> list[str] | None:
     parts = text.split("|", _HEADER)
-    if len(parts) <= _HEADER:
-        return None
-    if "\\" in text[: len(text) - len(parts[_HEADER])]:
-        return _split_escaped(text)
-    return parts
+    if len(parts) > _HEADER and _is_severity(parts[_SEVERITY]):
+        return parts
+    # The CEF standard escapes `|` in a header as `\|`. Konnect has not been seen to, so that reading comes
+    # second: with a backslash at a field's end it would take the extensions for the header.
+    escaped = _split_escaped(text) if "\\|" in text else None
+    return escaped or (parts if len(parts) > _HEADER else None)
 
 
 def _split_escaped(text: str) -> list[str] | None:
-    """As by the CEF standard, `\\|` and `\\\\` in a header. Konnect has not been seen to use them."""
     parts: list[str] = []
     at = 0
     for _ in range(_HEADER):
-        found = _UNESCAPED_PIPE.match(text, at)
-        if found is None or found.end() == len(found[1]) + at:
+        found = _FIELD.match(text, at)
+        if found is None:
             return None
         parts.append(_ESCAPED.sub(r"\1", found[1]))
         at = found.end()
-    return [*parts, text[at:]]
+    return [*parts, text[at:]] if _is_severity(parts[_SEVERITY]) else None
 
 
-def _read_extensions(text: str, kind: EventType, found: dict[str, object]) -> _Layout:
-    """Put the extensions' fields into *found*."""
+def _is_severity(text: str) -> bool:
+    return len(text) <= _SEVERITY_DIGITS and text.isdigit()
+
+
+def _read_extensions(
+    text: str, kind: EventType, found: dict[str, object], extra: list[tuple[str, object]]
+) -> _Layout:
+    """Put the extensions' fields into *found*, and those that Konnect does not document into *extra*."""
     at = text.rfind(_SIG)
     if at >= 0 and _SIGNATURE.fullmatch(text, at + len(_SIG)):
         found["sig"] = text[at + len(_SIG) :]
@@ -102,7 +120,12 @@ def _read_extensions(text: str, kind: EventType, found: dict[str, object]) -> _L
         layout = _layout(kind, keys)
     if layout.places is not None:
         keys, values = _joined(layout.places, keys, values)
-    found.update(zip(keys, values, strict=True))
+    if layout.has_unknown:
+        # Not into *found*, where one could be called as a field of the header is.
+        extra += [(key, value) for key, value in zip(keys, values, strict=True) if key not in KNOWN]
+        found.update((key, value) for key, value in zip(keys, values, strict=True) if key in KNOWN)
+    else:
+        found.update(zip(keys, values, strict=True))
     return layout
 
 
@@ -113,7 +136,7 @@ class _Layout:
     places: tuple[int, ...] | None  # of the keys that are fields; None: all of them
     konnects: tuple[int, ...]  # places of keys whose values hold no space, unless they hold an unknown key
     typed: tuple[str, ...]  # fields that are not text
-    unknown: tuple[str, ...]  # fields that Konnect does not document
+    has_unknown: bool  # fields that Konnect does not document
     doubtful: bool
 
 
@@ -132,8 +155,8 @@ def _new_layout(kind: EventType, keys: Sequence[str]) -> _Layout:
     return _Layout(
         places=None if len(read) == len(keys) else found.fields,
         konnects=tuple(at for at, key in enumerate(keys) if key in KONNECTS),
-        typed=tuple(key for key in read if key in TYPED),
-        unknown=tuple(key for key in read if key not in _FIELDS),
+        typed=(_IN_HEADER, *(key for key in read if key in TYPED)),
+        has_unknown=not KNOWN.issuperset(read),
         doubtful=found.doubtful,
     )
 
@@ -178,15 +201,3 @@ def _joined(fields: Sequence[int], keys: list[str], values: list[str]) -> tuple[
         )
         wholes.append(values[start] + "".join(rest))
     return [keys[at] for at in fields], wholes
-
-
-def _record(found: dict[str, object], layout: _Layout, *, doubtful: bool) -> Record:
-    extra: list[tuple[str, object]] = [(name, found.pop(name)) for name in layout.unknown]
-    for name in ("severity", *layout.typed) if "severity" in found else layout.typed:
-        text = str(found[name])
-        value = _usual(name, text) if len(text) <= _SHORT else typed(name, text)
-        if value is None:
-            extra.append((name, found.pop(name)))
-        else:
-            found[name] = value
-    return record_of(found, extra, doubtful=doubtful)

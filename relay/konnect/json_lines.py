@@ -12,11 +12,12 @@ from typing import NoReturn
 
 import orjson
 
-from relay.konnect.record import FIELDS, TYPED, Record, record_of, typed
+from relay.konnect.record import FIELDS, FLAGS, TYPED, Record, record_of, typed
 
 _FIELDS = frozenset(FIELDS)
 # Numbers in the samples, text by the documentation: a reader that makes doubles of numbers loses digits.
 _TEXT_FROM_NUMBER = frozenset({"trace_id", "cef_version"})
+_LEVELS = 32  # Konnect's objects have one, in CPS two
 _INEXACT = frozenset({float, dict, list})  # types that are or may hold a double
 
 
@@ -40,8 +41,9 @@ def parse_object(line: bytes) -> Record | None:
 def _record(found: dict[str, object]) -> Record:
     extra: list[tuple[str, object]] = []
     for name, value in list(found.items()) if _FIELDS.issuperset(found) else _documented(found, extra):
-        if type(value) is str and name not in TYPED:
-            continue
+        kind = type(value)
+        if (kind is str and name not in TYPED) or (kind is bool and name in FLAGS):
+            continue  # as nearly all of them are
         known = _known(name, value)
         if known is None:
             extra.append((name, found.pop(name)))
@@ -83,10 +85,18 @@ def _load_exactly(line: bytes) -> object:
         text = line.decode(errors="replace")
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
         # A lone surrogate can be written as an escape but not as UTF-8: one way back makes it `?`.
-        again = json.dumps(value, ensure_ascii=False).encode(errors="replace")
-        return json.loads(again)
+        again = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError):
         return None
+    return again if _is_shallow(again, _LEVELS) else None
+
+
+def _is_shallow(value: object, levels: int) -> bool:
+    """Whether whoever writes the value again can follow it down without running into a limit."""
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(v, levels - 1) for v in inner)
 
 
 def _is_flat(value: dict[str, object]) -> bool:

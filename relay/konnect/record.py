@@ -55,7 +55,8 @@ def record_of(
     found: Mapping[str, object], extra: list[tuple[str, object]], *, doubtful: bool = False
 ) -> Record:
     """A record of documented fields, already of their types, and others. As `Record(…)`, only quicker."""
-    extra.sort(key=itemgetter(0))
+    if len(extra) > 1:
+        extra.sort(key=itemgetter(0))
     draft = _Draft(**found, extra=tuple(extra), doubtful=doubtful)
     draft.__class__ = Record
     return draft  # type: ignore[no-any-return]  # it is one now

@@ -51,7 +51,7 @@ async def test_status_table(kind: Kind, status: int, expected: type[Outcome]) ->
     """Each failure status means the same for every type, and the next send starts afresh."""
     async with Siem() as siem, opened(kind.config(siem)) as destination:
         times = 2 if status == 401 and kind.has_tokens else 1
-        siem.answer(status, body="some words", times=times).then(kind.accepted)
+        siem.answer(status, body="some words", times=times).then(kind.take)
 
         outcome = await destination.send(CHUNK)
         again = await destination.send(CHUNK)
@@ -107,7 +107,7 @@ async def test_nobody_listens(kind: Kind) -> None:
 async def test_hang(kind: Kind) -> None:
     """A destination that takes the request and never answers costs the time-out and its connection."""
     async with Siem() as siem, opened(kind.config(siem, timeout=0.2)) as destination:
-        siem.hang().then(kind.accepted)
+        siem.hang().then(kind.take)
 
         outcome = await destination.send(CHUNK)
         await siem.disconnected()
@@ -123,7 +123,7 @@ async def test_hang(kind: Kind) -> None:
 async def test_reset_in_a_success(kind: Kind, cut_after: int) -> None:
     """A success that breaks off proves nothing: the events are sent again."""
     async with Siem() as siem, opened(kind.config(siem)) as destination:
-        siem.reset(cut_after=cut_after).then(kind.accepted)
+        siem.reset(cut_after=cut_after).then(kind.take)
 
         outcome = await destination.send(CHUNK)
         again = await destination.send(CHUNK)
@@ -160,7 +160,7 @@ async def test_answer_before_the_body_was_read(kind: Kind) -> None:
 async def test_endless_answer(kind: Kind) -> None:
     """An answer of megabytes is read for its first bytes only, and the next send has a fresh connection."""
     async with Siem() as siem, opened(kind.config(siem)) as destination:
-        siem.answer(400, body=b"x" * 10_000_000).then(kind.accepted)
+        siem.answer(400, body=b"x" * 10_000_000).then(kind.take)
 
         outcome = await destination.send(CHUNK)
         again = await destination.send(CHUNK)
@@ -206,7 +206,7 @@ async def test_cancelled_send(kind: Kind) -> None:
 async def test_connections_are_kept(kind: Kind) -> None:
     """One send after another uses one connection, also after failures; close lets go of it."""
     async with Siem() as siem:
-        siem.answer(503, body="later", times=2).then(kind.accepted)
+        siem.answer(503, body="later", times=2).then(kind.take)
         async with opened(kind.config(siem)) as destination:
             for _ in range(4):
                 await destination.send(CHUNK)
@@ -220,7 +220,7 @@ async def test_connections_are_bounded(kind: Kind) -> None:
     """However many sends are under way, there are no more connections than `max_in_flight`."""
     release = asyncio.Event()
     async with Siem() as siem, opened(kind.config(siem, max_in_flight=2)) as destination:
-        siem.then(replace(kind.accepted, after=release))
+        siem.then(lambda request: replace(kind.take(request), after=release))
         async with asyncio.TaskGroup() as tasks:
             sends = [tasks.create_task(destination.send(CHUNK)) for _ in range(5)]
             await siem.received(2)

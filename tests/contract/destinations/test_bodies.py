@@ -23,7 +23,7 @@ every_line_kind = pytest.mark.parametrize(
 async def sent(kind: Kind, chunk: Chunk, **settings: object) -> Received:
     """The one request that a chunk becomes, which must have been a success."""
     async with Siem() as siem, opened(kind.config(siem, **settings)) as destination:
-        siem.then(kind.accepted)
+        siem.then(kind.take)
         assert isinstance(await destination.send(chunk), Delivered)
     (request,) = siem.requests
     return request

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, urlsafe_b64decode
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -18,7 +17,7 @@ from relay.destinations.google_secops import GoogleSecOpsConfig
 from tests.contract.destinations.kit import KINDS, NOW, opened, token_answer
 from tests.fakes import google_key
 from tests.fakes.chunks import chunk_of, sample
-from tests.fakes.siem import Received, Siem
+from tests.fakes.siem import Answer, Received, Siem
 
 KIND = next(kind for kind in KINDS if kind.label == "google_secops")
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
@@ -31,7 +30,7 @@ LOG_TYPE = (
 async def sent(chunk: Chunk, **settings: object) -> tuple[Outcome, list[Received]]:
     """What became of *chunk*, and the requests it took."""
     async with Siem() as siem, opened(KIND.config(siem, **settings)) as destination:
-        siem.then(KIND.accepted)
+        siem.then(KIND.take)
         return await destination.send(chunk), siem.requests
 
 
@@ -98,7 +97,7 @@ def test_addresses(settings: dict[str, object], expected: str) -> None:
 async def test_assertion() -> None:
     """A token is asked for with a JWT for Google's own endpoint, signed with the account's key."""
     async with Siem() as siem, Siem() as tokens:
-        siem.then(KIND.accepted)
+        siem.then(KIND.take)
         tokens.then(200, body=token_answer("t"))
         async with opened(KIND.config(siem, token_url=tokens.url)) as destination:
             await destination.send(chunk_of([b"x"]))
@@ -180,7 +179,7 @@ async def test_answers(status: int, body: str, kind: type[Outcome], detail: str)
 async def test_empty_success() -> None:
     """The reference promises an empty body, the server sends an empty object: both are good."""
     async with Siem() as siem, opened(KIND.config(siem)) as destination:
-        siem.then(replace(KIND.accepted, body=b""))
+        siem.then(Answer(200))
         outcome = await destination.send(chunk_of([b"x"]))
 
     assert isinstance(outcome, Delivered)

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.destinations.kit import Kind, every_kind, opened
-from tests.fakes.siem import Answer, Behaviour, Received, Siem
-
-
-def collector(good: str) -> Behaviour:
-    """Answer as Splunk does: health to anyone, the token before the missing event."""
-
-    def answer(request: Received) -> Answer:
-        if request.path.endswith("/health"):
-            return Answer(200, b'{"text":"HEC is healthy","code":17}')
-        if request.headers["Authorization"] != good:
-            return Answer(403, b'{"text":"Invalid token","code":4}')
-        return Answer(400, b'{"text":"No data","code":5}')
-
-    return answer
+from tests.contract.destinations.kit import Kind, collector_health, every_kind, opened
+from tests.fakes.siem import Siem
 
 
 @every_kind
 async def test_good(kind: Kind) -> None:
     """A healthy destination is reported so, and no event is sent for it."""
     async with Siem() as siem, opened(kind.config(siem)) as destination:
-        siem.then(collector("Splunk hec-t0ken-0123") if kind.type == "splunk_hec" else kind.accepted)
+        siem.then(kind.healthy or kind.take)
         report = await destination.probe()
 
     assert report.ok
-    assert all(request.body in {b"", b"[]"} for request in siem.requests)
+    assert all(request.body in kind.probes for request in siem.requests)
 
 
 @every_kind
@@ -60,7 +47,7 @@ async def test_splunk_wrong_token() -> None:
     """A healthy collector does not hide that the token is wrong."""
     kind = Kind("splunk", "splunk_hec", {"token": "another"}, path="")
     async with Siem() as siem, opened(kind.config(siem)) as destination:
-        siem.then(collector("Splunk hec-t0ken-0123"))
+        siem.then(collector_health)
         report = await destination.probe()
 
     assert not report.ok

@@ -42,7 +42,7 @@ def settings(tokens: Siem, **more: object) -> Mapping[str, object]:
 async def test_token_expired_early(kind: Kind) -> None:
     """A 401 costs the token; the same events go out once more with a fresh one."""
     async with Siem() as siem, endpoint(Siem()) as tokens:
-        siem.answer(401).then(kind.accepted)
+        siem.answer(401).then(kind.take)
         async with opened(kind.config(siem, **settings(tokens))) as destination:
             outcomes = [await destination.send(CHUNK) for _ in range(2)]
 
@@ -69,7 +69,7 @@ async def test_all_are_refused_at_once(kind: Kind) -> None:
     """Several sends whose common token is refused share the new one."""
     release = asyncio.Event()
     async with Siem() as siem, endpoint(Siem()) as tokens:
-        siem.act(Answer(401, after=release), times=3).then(kind.accepted)
+        siem.act(Answer(401, after=release), times=3).then(kind.take)
         config = kind.config(siem, max_in_flight=3, **settings(tokens))
         async with opened(config) as destination, asyncio.TaskGroup() as tasks:
             sends = [tasks.create_task(destination.send(CHUNK)) for _ in range(3)]
@@ -86,7 +86,7 @@ async def test_renewed_in_time(kind: Kind) -> None:
     """A token is renewed before it expires, so that no send meets a 401 for it."""
     clock = FakeClock(NOW)
     async with Siem() as siem, endpoint(Siem()) as tokens:
-        siem.then(kind.accepted)
+        siem.then(kind.take)
         async with opened(kind.config(siem, **settings(tokens)), clock) as destination:
             await destination.send(CHUNK)
             await clock.advance(3299)
@@ -101,7 +101,7 @@ async def test_renewed_in_time(kind: Kind) -> None:
 async def test_no_token_no_events(kind: Kind) -> None:
     """Without a token nothing is sent; the endpoint's answer says what becomes of the events."""
     async with Siem() as siem, Siem() as tokens:
-        siem.then(kind.accepted)
+        siem.then(kind.take)
         tokens.answer(429, headers={"Retry-After": "30"}).answer(503).hang()
         tokens.answer(400, body='{"error":"invalid_client"}').answer(200, body="<html>").answer(400)
         tokens.then(200, body=token_answer("good"))

@@ -29,7 +29,7 @@ TOO_LONG = Reason.TOO_LARGE, "longer than the 64000 bytes that Azure stores untr
 async def sent(chunk: Chunk, **settings: object) -> tuple[Outcome, list[Received]]:
     """What became of *chunk*, and the requests it took."""
     async with Siem() as siem, opened(KIND.config(siem, **settings)) as destination:
-        siem.then(KIND.accepted)
+        siem.then(KIND.take)
         return await destination.send(chunk), siem.requests
 
 
@@ -107,7 +107,7 @@ def test_clouds(cloud: str, url: str, scope: str) -> None:
 async def test_token_request() -> None:
     """The token is asked for with the application's id and secret, for the scope that is set."""
     async with Siem() as siem, Siem() as tokens:
-        siem.then(KIND.accepted)
+        siem.then(KIND.take)
         tokens.then(200, body=token_answer("t"))
         config = KIND.config(siem, token_url=tokens.url, scope="api://private/.default")
         async with opened(config) as destination:
@@ -209,7 +209,7 @@ async def test_entra_codes(code: str, detail: str) -> None:
 async def test_probe() -> None:
     """A probe posts no rows to the very stream."""
     async with Siem() as siem, opened(KIND.config(siem)) as destination:
-        siem.then(KIND.accepted)
+        siem.then(KIND.take)
         report = await destination.probe()
     (request,) = siem.requests
 

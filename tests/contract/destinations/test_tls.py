@@ -47,7 +47,7 @@ def context(authority: trustme.CA) -> ssl.SSLContext:
 async def test_trusted(kind: Kind, context: ssl.SSLContext, ca_file: Path) -> None:
     """A certificate of the configured authority is good."""
     async with Siem(tls=context) as siem:
-        siem.then(kind.accepted)
+        siem.then(kind.take)
         async with opened(kind.config(siem, tls={"ca_file": ca_file})) as destination:
             assert isinstance(await destination.send(CHUNK), Delivered)
 
@@ -67,7 +67,7 @@ async def test_untrusted(kind: Kind, context: ssl.SSLContext) -> None:
 async def test_not_verified(kind: Kind, context: ssl.SSLContext) -> None:
     """With `verify: false` any certificate will do."""
     async with Siem(tls=context) as siem:
-        siem.then(kind.accepted)
+        siem.then(kind.take)
         async with opened(kind.config(siem, tls={"verify": False})) as destination:
             assert isinstance(await destination.send(CHUNK), Delivered)
 

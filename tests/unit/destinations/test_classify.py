@@ -24,6 +24,7 @@ TABLE: list[tuple[type[Outcome], list[int]]] = [
     (TooLarge, [413]),
     (Misconfigured, [300, 301, 302, 303, 304, 307, 308]),
     (Misconfigured, [401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 417, 421, 426, 428, 431, 501]),
+    (Misconfigured, [495, 496, 497]),
     (Rejected, [400, 409, 412, 418, 422, 424, 451, 499]),
 ]
 
@@ -38,6 +39,29 @@ def test_status(expected: type[Outcome], status: int) -> None:
     assert type(outcome) is expected
     assert outcome.response.status == status
     assert outcome.response.excerpt == b"x" * 1024
+
+
+@pytest.mark.parametrize(
+    ("title", "blame"),
+    [
+        ("No required SSL certificate was sent", "it wants a client certificate and got none"),
+        ("The SSL certificate error", "it refuses our client certificate"),
+        ("The plain HTTP request was sent to HTTPS port", "it wants https"),
+        ("Request Header Or Cookie Too Large", "it refuses our headers as too large"),
+    ],
+)
+def test_what_nginx_says_with_a_400(title: str, blame: str) -> None:
+    """Its pages about the connection spend no event; other pages, or one quoted in an answer, are none."""
+    page = f"<html>\r\n<head><title>400 {title}</title></head>\r\n<body>\r\n"
+
+    outcome = classify(Reply(400, body=page.encode()), now=NOW)
+    quoted = classify(Reply(400, body=b'{"bad":"%b"}' % page.encode()), now=NOW)
+    other = classify(Reply(400, body=page.replace(title, "Bad Request").encode()), now=NOW)
+
+    assert isinstance(outcome, Misconfigured)
+    assert outcome.response.detail == f"answered 400 Bad Request: {blame}"
+    assert isinstance(quoted, Rejected)
+    assert isinstance(other, Rejected)
 
 
 def test_2xx_outside_the_success_list() -> None:

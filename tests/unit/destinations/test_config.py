@@ -65,11 +65,12 @@ def test_http_refuses(settings: dict[str, object], message: str) -> None:
     [
         ({"token": ""}, "expected either `token` or `authorization`"),
         ({"authorization": "Splunk s3cret"}, "expected either `token` or `authorization`"),
-        ({"acknowledge": True}, "Input should be False"),
+        ({"endpoint": "metrics"}, "Input should be 'event' or 'raw'"),
+        ({"ack_timeout": "0s"}, "greater than 0"),
     ],
 )
 def test_splunk_refuses(settings: dict[str, object], message: str) -> None:
-    """One credential is needed, and what this version cannot do is not promised."""
+    """One credential is needed, and what Splunk has no use for is refused."""
     with pytest.raises(ValidationError) as caught:
         SplunkHecConfig.model_validate({**SPLUNK, **settings})
 
@@ -148,10 +149,15 @@ SETTINGS: dict[str, dict[str, object]] = {
         "log_type": "KONG_GATEWAY",
         "service_account": google_key.key_file(client_id="s3cret"),
     },
+    "elasticsearch": HTTP | {"type": "elasticsearch", "api_key": "s3cret"},
+    "datadog": {"name": "siem", "type": "datadog", "api_key": "s3cret"},
+    "loki": HTTP | {"type": "loki", "tenant": "security", "bearer": "s3cret"},
+    "newrelic": {"name": "siem", "type": "newrelic", "license_key": "s3cret"},
     "file": {"name": "siem", "type": "file", "path": "/var/log/konnect/audit.ndjson"},
     "s3": BUCKET | {"type": "s3", "access_key_id": "s3cret", "secret_access_key": "s3cret"},
     "gcs": BUCKET | {"type": "gcs"},
     "azure_blob": AZURE | {"account_key": "s3cretAA"},
+    "syslog": {"name": "siem", "type": "syslog", "address": "siem.example.com"},
 }
 
 

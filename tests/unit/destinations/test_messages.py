@@ -49,7 +49,7 @@ def test_a_flood_is_one_message() -> None:
 
     assert message.headline == "Access denied (500)"
     assert len(message.lines) == 20
-    assert message.text.endswith("\n… and 480 more")
+    assert message.text(10_000).endswith("\n… and 480 more")
 
 
 def test_the_same_chunk_is_the_same_message() -> None:
@@ -105,5 +105,7 @@ def test_long_values_are_cut() -> None:
     """A caller cannot fill a room with one request."""
     message = Message.of(events(DENIED.replace(b"src=203.0.113.7", b"src=" + b"9" * 5000)))
 
-    assert len(message.text) < 500
-    assert len(json.loads(slack(events(*[DENIED] * 100)))["blocks"][1]["text"]["text"]) <= 3000
+    assert len(message.text(10_000)) < 500
+    text = json.loads(slack(events(*[DENIED.replace(b"p1", b"p" * 200)] * 100)))["blocks"][1]["text"]["text"]
+    assert 2000 < len(text) <= 3000
+    assert int(text.rpartition("… and ")[2].removesuffix(" more")) == 100 - text.count("\n")

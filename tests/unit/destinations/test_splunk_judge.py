@@ -16,7 +16,7 @@ from relay.destinations.base import (
     Transient,
 )
 from relay.destinations.classify import Reply
-from relay.destinations.splunk_hec import judge
+from relay.destinations.splunk_answers import judge
 from relay.model import Reason
 
 
