@@ -11,11 +11,12 @@ from http import HTTPStatus
 
 import orjson
 from aiohttp import web
-from aiohttp.web import Request, Response
+from aiohttp.web import Request, Response, StreamResponse
 
 from relay.admin import asking
 from relay.admin.control import RelayControl
 from relay.admin.dead_letters import detail, summary
+from relay.admin.events import stream
 from relay.admin.status import (
     DestinationStatus,
     destination_statuses,
@@ -70,6 +71,7 @@ class Api:
         router.add_get("/api/v1/replays", self._replays)
         router.add_post("/api/v1/replays", self._replay)
         router.add_get("/api/v1/gaps", self._gaps)
+        router.add_get("/api/v1/events", self._events)
 
     # -- status
 
@@ -155,6 +157,11 @@ class Api:
         query = asking.read_query(request, asking.GapQuery)
         gaps = await self._queue.gaps(include_closed=query.include_closed)
         return json_response({"data": list(map(_gap, gaps))})
+
+    async def _events(self, request: Request) -> StreamResponse:
+        asked = asking.read_query(request, asking.EventQuery)
+        self._require_delivering()
+        return await stream(request, asked, self._control, self._clock.now())
 
 
 def _gap(gap: Gap) -> GapStatus:

@@ -8,7 +8,7 @@ delivered, because the user cannot miss what never shows up. `sources` is exact:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fnmatch import translate
 
 from relay.batch import StoredBatch
@@ -18,6 +18,7 @@ from relay.konnect.alerts import LEAST_SEVERITY, LOGIN_SUCCEEDED, Bursts, alert,
 from relay.konnect.parse import parse
 from relay.konnect.peek import EventType, Glance, event_type, glance
 from relay.konnect.times import happened_at
+from relay.queue.fates import Wanted
 
 Sieve = Callable[[StoredBatch, int], Stretch]
 """Takes a batch and the first event that matters; says which events from there on are wanted."""
@@ -48,6 +49,17 @@ def sieve(filter: Filter) -> Sieve:  # noqa: A002 - the word of the configuratio
         return Stretch(batch, start, batch.count, kept)
 
     return sift
+
+
+def wanted(filter: Filter) -> Wanted:  # noqa: A002 - as above
+    """*filter* for who asks about whole batches afterwards. Batches have to come in the log's order."""
+    sift = sieve(filter)
+
+    def kept(batch: StoredBatch) -> Collection[int]:
+        found = sift(batch, 0).kept
+        return found if isinstance(found, range) else frozenset(found)
+
+    return kept
 
 
 class _AlertsLane:

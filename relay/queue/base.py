@@ -14,7 +14,7 @@ tests/contract/queue/. What both sides must be able to say naturally is why the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -260,6 +260,15 @@ class Queue(Protocol):
 
     async def replay(self, destination: str, start: float, end: float, rate: float | None) -> ReaderInfo:
         """Send batches received in [start, end) again, at most *rate* events a second."""
+        ...
+
+    def retained(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
+        """Batches received in [start, end), seconds since the epoch, that the log holds, in order.
+
+        For looking at what was accepted, beside all readers: nothing is settled or set aside by it.
+        Batches that fail their checksum are passed over, and so is what is purged meanwhile. Few are in
+        memory at a time. Raises `QueueError`.
+        """
         ...
 
     async def dead_letters(

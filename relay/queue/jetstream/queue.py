@@ -10,10 +10,11 @@ Any number of replicas work on one stream; none is special. docs/jetstream.md te
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, Literal, Self
 
+from relay.batch import StoredBatch
 from relay.clock import Clock
 from relay.config.queue import JetStreamQueueConfig
 from relay.errors import QueueError
@@ -55,6 +56,7 @@ from relay.queue.jetstream.record import Account, LeaseLost, Mark
 from relay.queue.jetstream.roster import Roster, Surroundings
 from relay.queue.jetstream.space import Limits, Space
 from relay.queue.jetstream.upkeep import Upkeep
+from relay.queue.jetstream.walk import received
 from relay.queue.jetstream.watch import Watch
 
 _CLOSE_SECONDS: Final = 2.0  # for each of three farewells
@@ -292,6 +294,9 @@ class JetStreamQueue:
 
     async def replay(self, destination: str, start: float, end: float, rate: float | None) -> ReaderInfo:
         return await self._roster.replay(destination, start, end, rate)
+
+    def retained(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
+        return received(self._link, self._prefix, self._log.ledger.first, start, end)
 
     def hold(self, destination: str) -> Hold | None:
         return self._roster.hold(destination)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal, Self
 
@@ -229,6 +229,9 @@ class SqliteQueue:
         info = await self._roster.replay(destination, start, end, rate)
         self._tail.wake()
         return info
+
+    def retained(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
+        return self._store.received(start, end)
 
     def hold(self, destination: str) -> Hold | None:
         return self._roster.account(destination).hold
