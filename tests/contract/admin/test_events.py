@@ -19,21 +19,21 @@ from tests.contract.admin.conftest import Admined
 from tests.fakes.events import NOW, batch, cef, lines
 
 
-def path(start: float = NOW - 3600, end: float = NOW + 3600, **query: str) -> str:
-    given = {"from": rfc3339(start), "to": rfc3339(end), **query}
+def path(start: float = NOW - 3600, end: float = NOW + 3600, source: str | None = None) -> str:
+    given = {"from": rfc3339(start), "to": rfc3339(end), **({"source": source} if source else {})}
     return "/api/v1/events?" + "&".join(f"{name}={quote(value)}" for name, value in given.items())
 
 
-async def events(admin: Admined, *arguments: float, **query: str) -> list[Any]:
+async def events(admin: Admined, *times: float, source: str | None = None) -> list[Any]:
     """The stream between its first and its last line."""
-    header, *found, last = await documents(admin, *arguments, **query)
+    header, *found, last = await documents(admin, *times, source=source)
     assert "version" in header
     assert last["events"] == len(found)
     return found
 
 
-async def documents(admin: Admined, *arguments: float, **query: str) -> list[Any]:
-    answer: bytes = await admin.get(path(*arguments, **query))
+async def documents(admin: Admined, *times: float, source: str | None = None) -> list[Any]:
+    answer: bytes = await admin.get(path(*times, source=source))
     assert answer.endswith(b"\n")
     return [orjson.loads(line) for line in answer.splitlines()]
 

@@ -42,7 +42,7 @@ async def test_a_range_that_ends_before_it_begins_holds_nothing(queue: Queue) ->
 
 
 async def test_what_is_retained_is_given_by_its_arrival(queue: Queue) -> None:
-    """The range includes its beginning and excludes its end; lines, ids and positions are those of readers."""
+    """The range includes its beginning and excludes its end; batches are those that readers get."""
     (reader,) = await attached(queue, "siem")
     for n in range(40):
         await queue.append([batch(lines(3, first=3 * n), at=NOW + n)])
