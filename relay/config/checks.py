@@ -5,7 +5,7 @@ Pure functions over a valid `Config`; each returns lines of the form `path: why`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from relay.config.destination import DestinationConfig
@@ -33,6 +33,7 @@ def problems(config: Config) -> Iterator[str]:
         )
     yield from _shared_files(config)
     known = [source.name for source in config.sources]
+    yield from _recovery_sources(config, known)
     for index, destination in enumerate(config.destinations):
         for name in destination.filter.sources or ():
             if name not in known:
@@ -40,6 +41,25 @@ def problems(config: Config) -> Iterator[str]:
                     f"destinations[{index}].filter.sources: expected names of sources "
                     f"({', '.join(known)}), got {name!r}"
                 )
+
+
+def _recovery_sources(config: Config, known: Sequence[str]) -> Iterator[str]:
+    """Every webhook has a source of its own: nothing but the path tells them apart."""
+    if config.recovery is None:
+        return
+    konnect = config.recovery.konnect
+    names = f"the name of a source ({', '.join(known)})"
+    if konnect.source is None and len(known) > 1:
+        yield f"recovery.konnect.source: expected {names}"
+    own = konnect.source or known[0]
+    taken: set[str] = set()
+    places = [("source", own), *((f"portals[{n}].source", it.source) for n, it in enumerate(konnect.portals))]
+    for place, name in places:
+        if name not in known:
+            yield f"recovery.konnect.{place}: expected {names}, got {name!r}"
+        elif name in taken:
+            yield f"recovery.konnect.{place}: expected a source of its own, got {name!r} again"
+        taken.add(name)
 
 
 def _shared_files(config: Config) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, mod
 
 from relay.config.destination import DestinationConfig
 from relay.config.queue import WEEK, QueueConfig, SqliteQueueConfig
+from relay.config.recovery import Recovery
 from relay.config.secret import OptionalSecret, Secret, Secrets, is_loopback
 from relay.config.types import Duration, Name, Port, Section, Size, refusal
 
@@ -120,12 +121,6 @@ class Logging(Section):
     format: Literal["json", "console"] = Field("json", description="JSON lines, or text for people.")
 
 
-def _no_recovery_yet(value: object) -> object:
-    if value is not None:
-        raise refusal("recovery is not available in this version; leave the section out")
-    return value
-
-
 Named = TypeVar("Named", Source, DestinationConfig)
 
 
@@ -150,7 +145,5 @@ class Config(Section):
     destinations: Annotated[tuple[SerializeAsAny[DestinationConfig], ...], AfterValidator(unique_names)] = (
         Field(description="Where events go.")
     )
-    recovery: Annotated[None, BeforeValidator(_no_recovery_yet)] = Field(
-        None, description="Fetching what Konnect could not deliver; not in this version."
-    )
+    recovery: Recovery | None = Field(None, description="Fetching what Konnect could not deliver.")
     logging: Logging = Field(default=Logging(), description="The relay's own log.")

@@ -35,7 +35,6 @@ from relay.recovery.answers import (
 from relay.recovery.connection import Connection, unreadable
 from relay.recovery.cursor import next_cursor
 
-LogFormat = Literal["cef", "json", "cps"]
 PulledType = Literal["authentication", "authorization", "gateway_access"]
 
 PAGE: Final = 1000  # entries of a pulled page at most, by the specification
@@ -156,7 +155,7 @@ class KonnectApi:
         endpoint: str,
         authorization: Secret,
         *,
-        log_format: LogFormat,
+        log_format: str,
         skip_ssl_verification: bool = False,
     ) -> DestinationInfo:
         """`KonnectConflict`: the name is taken."""

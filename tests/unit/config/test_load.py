@@ -208,10 +208,27 @@ def test_one_known_type_is_enough(file: ConfigFile) -> None:
                 "checking signatures (tag) is not available in this version; expected off"
             ),
         ),
+        # recovery
+        (("recovery",), {"konnect": {}}, "recovery.konnect.region: is required"),
         (
             ("recovery",),
-            {"konnect": {"region": "us"}},
-            "recovery: recovery is not available in this version; leave the section out",
+            {"konnect": {"region": "us.example.com"}},
+            "recovery.konnect.region: expected text that matches ^[a-z]{2,12}$",
+        ),
+        (
+            ("recovery",),
+            {"konnect": {"region": "us", "source": "nobody"}},
+            "recovery.konnect.source: expected the name of a source (konnect-us), got 'nobody'",
+        ),
+        (
+            ("recovery",),
+            {"konnect": {"region": "us", "portals": [{"id": "1", "source": "konnect-us"}]}},
+            "recovery.konnect.portals[0].source: expected a source of its own, got 'konnect-us' again",
+        ),
+        (
+            ("recovery",),
+            {"konnect": {"region": "us", "url": "http://relay.example.com"}},
+            "recovery.konnect.url: expected an https URL: Konnect sends to no other",
         ),
         (
             ("destinations", 0, "format"),

@@ -155,7 +155,7 @@ def _documented() -> dict[str, dict[str, str]]:
     return tables
 
 
-@pytest.mark.parametrize("name", ["server", "admin", "logging"])
+@pytest.mark.parametrize("name", ["server", "admin", "logging", "recovery"])
 def test_sections_are_documented(name: str) -> None:
     """Every key stands in docs/configuration.md with its true default, and nothing else does."""
     section = _inner(SCHEMA["properties"][name])

@@ -1,0 +1,88 @@
+"""A new authorization for Konnect's batches without losing one.
+
+Owns the order: the relay accepts the new one beside the old, then Konnect is told, then the old one may go.
+Whether the relay accepts it is asked of the relay itself. Never prints, never asks anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from relay.clock import Clock
+from relay.config.secret import Secret
+from relay.errors import RelayError
+from relay.recovery.answers import DestinationInfo, Scope
+from relay.recovery.api import KonnectApi
+from relay.recovery.binding import binding, shown
+from relay.recovery.probe import Answered, knock
+
+_LOOK: Final = 2.0  # seconds between two looks at whether the relay has learned it
+
+# A batch under way carries the old one; Konnect's retries go on for two minutes at most.
+RETIRE_AFTER: Final = 300.0
+"""Seconds for which the old authorization has to be accepted after the change."""
+
+
+class RotationRefused(RelayError):
+    """Konnect was not told of the new authorization; the old one stays in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """What is going to be changed."""
+
+    destination: DestinationInfo
+    endpoint: str  # where the relay is asked, as Konnect reaches it
+
+    def steps(self) -> tuple[str, ...]:
+        """For people, in order."""
+        return (
+            f"ask {shown(self.endpoint)} until it accepts the new authorization",
+            f"give the destination {self.destination.name} the new authorization",
+        )
+
+
+async def plan_rotation(api: KonnectApi, scope: Scope, *, endpoint: str | None) -> Rotation:
+    """For the destination the scope's webhook is bound to. Raises `RotationRefused` and `KonnectError`.
+
+    *endpoint* stands in for the destination's own where this machine reaches the relay another way.
+    """
+    found = (await binding(api, scope)).destination
+    if found is None:
+        raise RotationRefused(f"The webhook of {scope} is bound to no destination: `konnect setup` first.")
+    return Rotation(found, endpoint or found.endpoint)
+
+
+async def await_acceptance(
+    endpoint: str, authorization: Secret, *, patience: float, clock: Clock, ca_file: Path | None = None
+) -> None:
+    """Returns when the relay accepts it. Raises `RotationRefused` after *patience* seconds."""
+    until = clock.monotonic() + patience
+    while True:
+        answered = await knock(endpoint, authorization, ca_file=ca_file)
+        if answered.accepted:
+            return
+        if clock.monotonic() + _LOOK > until:
+            raise RotationRefused(f"{_why(endpoint, answered)} Konnect keeps the old authorization.")
+        await clock.sleep(_LOOK)
+
+
+async def all_accepted(
+    endpoint: str, authorizations: Sequence[Secret], *, ca_file: Path | None = None
+) -> bool:
+    """Whether the relay accepts every one of them, e.g. those that its configuration names."""
+    return all([(await knock(endpoint, each, ca_file=ca_file)).accepted for each in authorizations])
+
+
+def _why(endpoint: str, answered: Answered) -> str:
+    if answered.status is None:
+        return f"The relay cannot be reached at {shown(endpoint)}: {answered.detail}."
+    if answered.status == 401:
+        return (
+            f"The relay at {shown(endpoint)} does not accept the new authorization: add it to the source's"
+            " `authorization` list beside the old one, and reload."
+        )
+    return f"What answers at {shown(endpoint)} says {answered.status}, which a relay's intake would not."
