@@ -19,7 +19,7 @@ from tests.contract.admin.conftest import Admined
 from tests.fakes.events import NOW, batch, cef, lines
 
 
-def path(start: float = NOW - 3600, end: float = NOW + 3600, source: str | None = None) -> str:
+def path(start: float = NOW - 3600, end: float = NOW + 3600, *, source: str | None = None) -> str:
     given = {"from": rfc3339(start), "to": rfc3339(end), **({"source": source} if source else {})}
     return "/api/v1/events?" + "&".join(f"{name}={quote(value)}" for name, value in given.items())
 
