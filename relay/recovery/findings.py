@@ -188,8 +188,8 @@ def _last_batch(facts: Facts) -> Iterator[Finding]:
         if seen is None or seen < at - _SAME_BATCH:
             here = "nothing has come" if seen is None else f"the last one came at {rfc3339(seen)}"
             text = f"{when} and was answered {code}, but to the source {facts.relay.source} {here}."
-            step = "does something else answer for the relay, e.g. a proxy? or were all of them duplicates?"
-            yield Finding("last batch", Level.WARNING if seen else Level.PROBLEM, text, step)
+            doubt = "does something else answer for the relay, e.g. a proxy? or were all of them duplicates?"
+            yield Finding("last batch", Level.WARNING if seen else Level.PROBLEM, text, doubt)
             return
     quiet = facts.now - at > _QUIET
     text = f"{when} and was answered {code}."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from relay.config.secret import Secret
 from relay.recovery.api import Hosts, KonnectApi
+from tests.contract.recovery.commands import Commands
 from tests.fakes.clock import FakeClock
 from tests.fakes.konnect import TOKEN, FakeKonnect, Maker
 
@@ -32,6 +34,16 @@ async def konnect(clock: FakeClock) -> AsyncIterator[FakeKonnect]:
 async def api(konnect: FakeKonnect, clock: FakeClock) -> AsyncIterator[KonnectApi]:
     async with client(konnect, clock) as api:
         yield api
+
+
+@pytest.fixture
+def command(
+    konnect: FakeKonnect, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Commands:
+    """`konnect-relay konnect …`, as if run beside the relay."""
+    for name in ("KONNECT_TOKEN", "RELAY_ADMIN_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return Commands(konnect, tmp_path, capsys)
 
 
 def client(konnect: FakeKonnect, clock: FakeClock, *, token: str = TOKEN, timeout: float = 5.0) -> KonnectApi:
