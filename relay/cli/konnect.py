@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from relay.cli import konnect_doctor, konnect_rotate, konnect_setup, konnect_status, konnect_teardown
+from relay.cli import (
+    konnect_doctor,
+    konnect_reconcile,
+    konnect_rotate,
+    konnect_setup,
+    konnect_status,
+    konnect_teardown,
+)
 
 app = typer.Typer(help="Konnect's side of it.", no_args_is_help=True, rich_markup_mode=None)
 app.command("setup")(konnect_setup.setup)
@@ -12,3 +19,4 @@ app.command("status")(konnect_status.status)
 app.command("doctor")(konnect_doctor.doctor)
 app.command("rotate")(konnect_rotate.rotate)
 app.command("teardown")(konnect_teardown.teardown)
+app.command("reconcile")(konnect_reconcile.reconcile)

@@ -29,7 +29,11 @@ _STAMP = re.compile(rb'(?:^|"event_ts":")(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{
 
 def happened_at(event: Event) -> int:
     """When the event happened, in milliseconds since the epoch: by itself, its header, or its arrival."""
-    line = event.received
+    return line_time(event.received, event.received_at)
+
+
+def line_time(line: bytes, received_at: float) -> int:
+    """As `happened_at`, of an event's bytes and their arrival in seconds since the epoch."""
     rt = _RT.search(line)
     if rt is not None and len(rt[1]) == _DIGITS:
         return int(rt[1])
@@ -39,7 +43,7 @@ def happened_at(event: Event) -> int:
             return round(datetime.fromisoformat(stamp[1].decode()).timestamp() * 1000)
         except ValueError:  # the 31st of February
             pass
-    return round(event.received_at * 1000)
+    return round(received_at * 1000)
 
 
 def rfc3339(milliseconds: int) -> str:

@@ -76,8 +76,8 @@ def of_entry(entry: Mapping[str, object]) -> Key | None:
         case _:
             method, uri = _text(entry, "method"), _text(entry, "uri")
             text = ("", _request(method, uri), _number(entry.get("status_code")))
-    ids = (_text(entry, name) for name in ("trace_id", "org_id", "portal_id", "principal_id"))
-    return _key(kind, at, *ids, text)
+    trace_id, org_id = _text(entry, "trace_id"), _text(entry, "org_id")
+    return _key(kind, at, trace_id, org_id, _text(entry, "portal_id"), _text(entry, "principal_id"), text)
 
 
 def _key(

@@ -23,8 +23,8 @@ async def whole_log(
 ) -> AsyncGenerator[PulledPage, None]:
     """All pages from *start* to *end* inclusive, seconds since the epoch, newest first.
 
-    Raises `KonnectError` where they do not come, or where Konnect's pages lead round in a circle: to take what
-    came for everything would be to miss the rest.
+    Raises `KonnectError` where they do not come, or where Konnect's pages lead round in a circle: what came
+    is not everything then.
     """
     cursor: str | None = None
     failures = 0

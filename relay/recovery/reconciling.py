@@ -17,7 +17,7 @@ from relay.queue.fates import Fate
 from relay.recovery.keys import Key
 from relay.recovery.spool import Entry, Spool, key_of
 
-_LETTERS: Final = {fate: letter for fate, letter in zip(Fate, "DFLBN", strict=True)}
+_LETTERS: Final = dict(zip(Fate, "DFLBN", strict=True))
 # Where an event was accepted more often than Konnect has it, the best that happened to it counts.
 _BEST_FIRST: Final = "DFBLN"
 _OF_LETTER: Final = {letter: fate for fate, letter in _LETTERS.items()}
@@ -58,6 +58,7 @@ class Outcome:
     unreadable: int  # accepted without anything to compare by
     konnect_unreadable: int  # the same on Konnect's side
     destinations: Mapping[str, Mapping[Fate, int]]  # of the events received
+    extra_at: Mapping[str, int]  # delivered to a destination beyond what Konnect shows
     organisations: tuple[str, ...]
     listed_missing: tuple[Listed, ...]  # the earliest
     listed_extra: tuple[Listed, ...]
@@ -72,10 +73,10 @@ class Outcome:
 class Reconciliation:
     """Takes in both sides in any order; `outcome` ends it."""
 
-    def __init__(self, folder: Path, destinations: Sequence[str], *, limit: int = 1000) -> None:
+    def __init__(self, folder: Path, *, limit: int = 1000) -> None:
         """*folder* is an empty one for temporary files; *limit* bounds the lists of single events."""
         self._spool = Spool(folder)
-        self._names = destinations
+        self._names: Sequence[str] = ()
         self._limit = limit
         self._konnect = self._accepted = self._portal = self._unreadable = self._konnect_unreadable = 0
         self._organisations: set[str] = set()
@@ -90,6 +91,10 @@ class Reconciliation:
             self._organisations.add(key.org_id)
         self._spool.pulled(key)
 
+    def relay_delivers_to(self, destinations: Sequence[str]) -> None:
+        """Comes before the first event that the relay accepted."""
+        self._names = destinations
+
     def relay_accepted(self, key: Key | None, fates: Mapping[str, Fate]) -> None:
         """An event of the relay's log with what became of it at each destination."""
         if key is None:
@@ -102,7 +107,7 @@ class Reconciliation:
             self._spool.accepted(key, letters.encode())
 
     def outcome(self, retained_from: int | None) -> Outcome:
-        """Compare. *retained_from*: what the log held before it is gone, ms since the epoch; None: nothing."""
+        """Compare. *retained_from*: what was accepted before is gone, in ms; None: nothing is."""
         tally = _Tally(len(self._names), self._limit, retained_from)
         for part in self._spool.parts():
             for text, entry in part.items():
@@ -121,6 +126,7 @@ class Reconciliation:
                 name: {_OF_LETTER[letter]: counts[letter] for letter in _OF_LETTER}
                 for name, counts in zip(self._names, tally.fates, strict=True)
             },
+            extra_at=dict(zip(self._names, tally.extra_at, strict=True)),
             organisations=tuple(sorted(self._organisations)),
             listed_missing=tally.missing.earliest(),
             listed_extra=tally.extra.earliest(),
@@ -134,6 +140,7 @@ class _Tally:
         self.missing, self.extra = _Some(limit), _Some(limit)
         self.minutes: Counter[int] = Counter()  # in which something is missing
         self.fates = [Counter[str]() for _ in range(destinations)]
+        self.extra_at = [0] * destinations
         self._proven_from = 0 if retained_from is None else retained_from + _CLOCKS_DIFFER
 
     def take(self, text: bytes, entry: Entry) -> None:
@@ -141,11 +148,13 @@ class _Tally:
         self.received += both
         if both:
             for counts, letters in zip(self.fates, zip(*entry.accepted, strict=True), strict=True):
-                counts.update(_best(letters, both))
+                counts.update(_best(letters)[:both])
         if entry.pulled > both:
             self._lacking(key_of(text), entry.pulled - both)
         elif len(entry.accepted) > both:
             self.extra.add(Listed(key_of(text), len(entry.accepted) - both))
+            for index, letters in enumerate(zip(*entry.accepted, strict=True)):
+                self.extra_at[index] += _best(letters)[both:].count(_LETTERS[Fate.DELIVERED])
 
     def _lacking(self, key: Key, count: int) -> None:
         if key.at < self._proven_from:
@@ -155,9 +164,9 @@ class _Tally:
         self.minutes[key.at // _MINUTE] += count
 
 
-def _best(letters: tuple[int, ...], count: int) -> list[str]:
-    texts = map(chr, letters)
-    return sorted(texts, key=_BEST_FIRST.index)[:count] if len(letters) > count else list(texts)
+def _best(letters: tuple[int, ...]) -> list[str]:
+    texts = [chr(letter) for letter in letters]
+    return sorted(texts, key=_BEST_FIRST.index) if len(texts) > 1 else texts
 
 
 @dataclass(slots=True)
@@ -189,5 +198,3 @@ def windows(minutes: Mapping[int, int]) -> tuple[Window, ...]:
         else:
             found.append(Window(start, end, missing))
     return tuple(found)
-
-
