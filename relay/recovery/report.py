@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -149,6 +149,6 @@ def digest(report: dict[str, object]) -> str:
     return sha256(orjson.dumps(report, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def enveloped(report: dict[str, object]) -> dict[str, object]:
+def enveloped(report: dict[str, object]) -> dict[str, Any]:
     """The report with its digest beside it."""
     return {"report": report, "sha256": digest(report)}
