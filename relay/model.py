@@ -224,9 +224,18 @@ class Gap:
     source: str
     start: float  # seconds since the epoch
     end: float
-    cause: str  # e.g. `429`, `500`, `413`, `400`, `downtime`
+    cause: str  # e.g. `429`, `500`, `413`, `400`, `downtime`, `inactive`
     refusals: int  # how many requests were refused in it
     closed_at: float | None = None
+    lost_until: float | None = None  # of a closed one: from its start to here nothing could be fetched
+
+
+@dataclass(frozen=True, slots=True)
+class Recovering:
+    """What a process does to close gaps, or what keeps it from that. Never holds a secret."""
+
+    gap: int | None  # which one, where it is one
+    detail: str  # for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,3 +258,4 @@ class Replica:
     configuration: str  # a hash of what should be alike in all replicas, secrets left out
     sources: Mapping[str, Sighting] = field(default_factory=dict)
     destinations: Mapping[str, Sighting] = field(default_factory=dict)  # those this process delivers to
+    recovering: Recovering | None = None  # on the one that closes gaps

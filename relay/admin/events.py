@@ -46,7 +46,7 @@ async def stream(request: Request, asked: EventQuery, control: RelayControl, now
     await response.prepare(request)
     await response.write(_header(control, asked, now))
     try:
-        async with aclosing(queue.retained(asked.start - _CLOCKS_DIFFER, now + _CLOCKS_DIFFER)) as batches:
+        async with aclosing(queue.received(asked.start - _CLOCKS_DIFFER, now + _CLOCKS_DIFFER)) as batches:
             async for batch in batches:
                 if asked.source in (None, batch.source):
                     # Reading lines takes a while; a thread leaves the event loop to intake and delivery.
@@ -80,7 +80,7 @@ def _header(control: RelayControl, asked: EventQuery, now: float) -> bytes:
 
 async def _retained_from(queue: Queue, now: float) -> str | None:
     """Since when the log holds everything that was accepted; None: it still holds its first event."""
-    async with aclosing(queue.retained(0.0, now + _CLOCKS_DIFFER)) as batches:
+    async with aclosing(queue.received(0.0, now + _CLOCKS_DIFFER)) as batches:
         async for batch in batches:
             return None if batch.sequence <= 1 else rfc3339(batch.received_at)
     return None if queue.stats().head.sequence <= 1 else rfc3339(now)

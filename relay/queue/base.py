@@ -262,15 +262,6 @@ class Queue(Protocol):
         """Send batches received in [start, end) again, at most *rate* events a second."""
         ...
 
-    def retained(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
-        """Batches received in [start, end), seconds since the epoch, that the log holds, in order.
-
-        For looking at what was accepted, beside all readers: nothing is settled or set aside by it.
-        Batches that fail their checksum are passed over, and so is what is purged meanwhile. Few are in
-        memory at a time. Raises `QueueError`.
-        """
-        ...
-
     async def dead_letters(
         self, which: DeadLetterFilter, *, after: int = 0, limit: int = 100
     ) -> Sequence[StoredDeadLetter]:
@@ -313,8 +304,39 @@ class Queue(Protocol):
 
     def reader_infos(self) -> Sequence[ReaderInfo]: ...
 
-    async def open_gap(self, source: str, start: float, end: float, cause: str) -> None:
-        """Note that requests of *source* were refused; joined with a recent gap of the same cause."""
+    def received(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
+        """The batches received in [start, end) that are still there, in order; nothing is settled by this.
+
+        Broken ones are left out. Raises `QueueError`.
+        """
+        ...
+
+    async def open_gap(self, source: str, start: float, end: float, cause: str, *, refusals: int = 1) -> None:
+        """Note that Konnect may have given up on events of *source*.
+
+        Joined with a recent gap of the same cause. Kept in memory where it cannot be stored, and stored with
+        the upkeep.
+        """
+        ...
+
+    async def close_gap(self, number: int, *, at: float, lost_until: float | None = None) -> None:
+        """Nothing more can be fetched of a gap; stored durably when this returns.
+
+        *lost_until* where Konnect had deleted its events from its start up to that time. Closing a closed gap
+        changes nothing. Raises `NotFound` or `QueueError`; after the latter the gap is open again, here or
+        after a restart.
+        """
+        ...
+
+    async def beat(self, at: float) -> None:
+        """Note durably that the relay accepts requests at *at*, in seconds since the epoch.
+
+        Raises `QueueError`.
+        """
+        ...
+
+    async def last_beat(self) -> float | None:
+        """The last such note of any process on this queue; None where there is none. Raises `QueueError`."""
         ...
 
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]: ...

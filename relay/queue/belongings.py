@@ -153,6 +153,7 @@ class Inventory:
     sources: tuple[SourceBooks, ...]  # by name
     destinations: tuple[DestinationBooks, ...]  # in the order they were made
     gaps: tuple[Gap, ...]  # numbered from 1
+    alive_at: float | None  # when the relay was last known to accept
     sizes: Mapping[Part, int] = field(compare=False)  # how many items about; broken ones are not carried
 
     def digest(self) -> str:

@@ -12,7 +12,7 @@ differ.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
@@ -191,7 +191,7 @@ class KonnectApi:
         only: PulledType | None = None,
         cursor: str | None = None,
         size: int = PAGE,
-    ) -> AsyncIterator[PulledPage]:
+    ) -> AsyncGenerator[PulledPage, None]:
         """The organisation's log from *start* to *end* inclusive, newest first.
 
         After an error the caller goes on from the last page's `cursor`. Ends, with the last page marked, when

@@ -40,9 +40,10 @@ _SENTENCES: Final[Mapping[str, str]] = {
 _TOTALS: Final[Sequence[tuple[str, str]]] = (
     ("konnect", "in Konnect's log"),
     ("received", "of these accepted by the relay"),
-    ("missing", "of these missing"),
-    ("unproven", "of these older than what the relay's log still holds"),
-    ("konnect_unreadable", "of these with nothing to compare by"),
+    ("alike", "of these told by everything but the name of a resource"),
+    ("missing", "in Konnect's log and missing"),
+    ("unproven", "in Konnect's log and older than what the relay's still holds"),
+    ("konnect_unreadable", "in Konnect's log with nothing to compare by"),
     ("extra", "accepted, and not in Konnect's log"),
     ("portal", "accepted from a Dev Portal, which Konnect's log does not cover"),
     ("unreadable", "accepted with nothing to compare by"),

@@ -30,7 +30,7 @@ async def whole_log(
     failures = 0
     while True:
         try:
-            async with aclosing(api.pages(start, end, cursor=cursor)) as pages:  # type: ignore[type-var]
+            async with aclosing(api.pages(start, end, cursor=cursor)) as pages:
                 async for page in pages:
                     if page.repeated:
                         raise KonnectError("Konnect's log cannot be read to its end: its pages repeat.")

@@ -51,6 +51,7 @@ class Outcome:
     konnect: int  # that Konnect has
     accepted: int  # by the relay, of those that can be compared
     received: int  # both have
+    alike: int  # of these, told by everything but the name of a resource
     missing: int  # Konnect has and the relay's log, which reaches back far enough, does not
     unproven: int  # not found, but older than what the log still holds
     extra: int  # accepted, and Konnect does not show them
@@ -110,12 +111,12 @@ class Reconciliation:
         """Compare. *retained_from*: what was accepted before is gone, in ms; None: nothing is."""
         tally = _Tally(len(self._names), self._limit, retained_from)
         for part in self._spool.parts():
-            for text, entry in part.items():
-                tally.take(text, entry)
+            tally.take(part)
         return Outcome(
             konnect=self._konnect,
             accepted=self._accepted,
             received=tally.received,
+            alike=tally.alike,
             missing=tally.missing.count,
             unproven=tally.unproven,
             extra=tally.extra.count,
@@ -136,37 +137,87 @@ class Reconciliation:
 
 class _Tally:
     def __init__(self, destinations: int, limit: int, retained_from: int | None) -> None:
-        self.received = self.unproven = 0
+        self.received = self.alike = self.unproven = 0
         self.missing, self.extra = _Some(limit), _Some(limit)
         self.minutes: Counter[int] = Counter()  # in which something is missing
         self.fates = [Counter[str]() for _ in range(destinations)]
         self.extra_at = [0] * destinations
         self._proven_from = 0 if retained_from is None else retained_from + _CLOCKS_DIFFER
 
-    def take(self, text: bytes, entry: Entry) -> None:
-        both = min(entry.pulled, len(entry.accepted))
-        self.received += both
-        if both:
-            for counts, letters in zip(self.fates, zip(*entry.accepted, strict=True), strict=True):
-                counts.update(_best(letters)[:both])
-        if entry.pulled > both:
-            self._lacking(key_of(text), entry.pulled - both)
-        elif len(entry.accepted) > both:
-            self.extra.add(Listed(key_of(text), len(entry.accepted) - both))
-            for index, letters in enumerate(zip(*entry.accepted, strict=True)):
-                self.extra_at[index] += _best(letters)[both:].count(_LETTERS[Fate.DELIVERED])
+    def take(self, part: Mapping[bytes, Entry]) -> None:
+        lacking: list[Listed] = []
+        over: dict[Key, list[_Copies]] = {}
+        for text, entry in part.items():
+            copies = _Copies(entry.accepted)
+            both = min(entry.pulled, copies.left)
+            self._receive(copies, both)
+            if entry.pulled > both:
+                lacking.append(Listed(key_of(text), entry.pulled - both))
+            elif copies.left:
+                key = copies.key = key_of(text)
+                over.setdefault(_nameless(key), []).append(copies)
+        for listed in lacking:
+            self._lack(listed.key, listed.count - self._alike(listed, over.get(_nameless(listed.key), ())))
+        for each in over.values():
+            for copies in each:
+                self._exceed(copies)
 
-    def _lacking(self, key: Key, count: int) -> None:
+    def _receive(self, copies: _Copies, count: int) -> None:
+        if count:
+            self.received += count
+            for counts, fates in zip(self.fates, copies.take(count), strict=True):
+                counts.update(fates)
+
+    def _alike(self, listed: Listed, over: Sequence[_Copies]) -> int:
+        """The two schemas may name one resource in two ways: what is alike but for that is the same event."""
+        wanted = listed.count
+        for copies in over:
+            found = min(wanted, copies.left)
+            self._receive(copies, found)
+            wanted -= found
+        self.alike += listed.count - wanted
+        return listed.count - wanted
+
+    def _lack(self, key: Key, count: int) -> None:
+        if not count:
+            return
         if key.at < self._proven_from:
             self.unproven += count
             return
         self.missing.add(Listed(key, count))
         self.minutes[key.at // _MINUTE] += count
 
+    def _exceed(self, copies: _Copies) -> None:
+        if copies.left and copies.key is not None:
+            self.extra.add(Listed(copies.key, copies.left))
+            for index, fates in enumerate(copies.take(copies.left)):
+                self.extra_at[index] += fates.count(_LETTERS[Fate.DELIVERED])
 
-def _best(letters: tuple[int, ...]) -> list[str]:
-    texts = [chr(letter) for letter in letters]
-    return sorted(texts, key=_BEST_FIRST.index) if len(texts) > 1 else texts
+
+class _Copies:
+    """The times one event was accepted. At each destination the best that happened to any is taken first."""
+
+    __slots__ = ("_columns", "key", "left")
+
+    def __init__(self, accepted: Sequence[bytes]) -> None:
+        self.key: Key | None = None
+        self.left = len(accepted)
+        rows = [letters.decode() for letters in accepted]
+        if len(rows) == 1:
+            self._columns = [[letter] for letter in rows[0]]
+        else:
+            self._columns = [sorted(column, key=_BEST_FIRST.index) for column in zip(*rows, strict=True)]
+
+    def take(self, count: int) -> list[list[str]]:
+        """So many fates of each destination."""
+        self.left -= count
+        taken = [column[:count] for column in self._columns]
+        self._columns = [column[count:] for column in self._columns]
+        return taken
+
+
+def _nameless(key: Key) -> Key:
+    return key._replace(name="")
 
 
 @dataclass(slots=True)

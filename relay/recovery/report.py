@@ -73,6 +73,7 @@ def document(about: Circumstances, outcome: Outcome, healing: Healing | None) ->
             "konnect": outcome.konnect,
             "accepted": outcome.accepted,
             "received": outcome.received,
+            "alike": outcome.alike,
             "missing": outcome.missing,
             "unproven": outcome.unproven,
             "extra": outcome.extra,

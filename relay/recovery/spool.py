@@ -1,8 +1,8 @@
 """The keys of two sides on disk, in parts small enough to be compared in memory one after the other.
 
-A key lands in the part that its hash says, so both sides' copies of an event meet in one. Owns the temporary
-files and their form: blocks of gzip'd lines, each with its length in front. Ten million events of each side
-take some 700 MB of disk and, in 256 parts, about 40 MB of memory at a time.
+A key lands in the part that the hash of its time and trace says, so both sides' copies of an event meet in
+one, also where they do not agree on a resource's name. Owns the temporary files and their form: blocks of
+gzip'd lines, each with its length in front.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Spool:
 
     def _add(self, head: bytes, key: Key) -> None:
         text = orjson.dumps(tuple(key))
-        number = gzipped.crc32(text) % len(self._paths)
+        number = gzipped.crc32(f"{key.at} {key.trace_id}".encode()) % len(self._paths)
         buffer = self._buffers[number]
         buffer += head + text + b"\n"
         if len(buffer) >= _BLOCK:

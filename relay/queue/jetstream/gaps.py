@@ -1,6 +1,7 @@
-"""Gaps: spans in which requests were refused, so that Konnect may have given up on their batches.
+"""Gaps: spans in which Konnect may have given up on events, as records of the state bucket.
 
     gap.<id>      ids count from 1
+    alive         when a replica was last known to accept, in seconds since the epoch
 
 What this replica notes stays in memory until it could be written: the usual reason for a refusal is that NATS
 takes nothing, not even this. Replicas extend each other's gaps. Owns gaps and their ids, never what caused or
@@ -10,19 +11,19 @@ closes one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from relay.errors import QueueError
+from relay.errors import NotFound, QueueError
 from relay.model import Gap
+from relay.queue.gaps import joined, place_of, surplus
 from relay.queue.jetstream.bucket import Bucket, Entry, Stale
 
 PREFIX: Final = "gap"
-# Konnect tries again for at most about two minutes; refusals closer together are one trouble.
-_JOIN_SECONDS: Final = 120.0
+ALIVE: Final = "alive"
 _UNWRITTEN: Final = 0  # the id of what is in nobody's bucket yet
 
 _GAP: Final = TypeAdapter(Gap)
@@ -51,9 +52,9 @@ class Gaps:
         if entry.revision > max(self._revision(gap.id), self._removed.get(gap.id, 0)):
             self._known[gap.id] = (gap, entry.revision)
 
-    def note(self, source: str, start: float, end: float, cause: str) -> None:
-        """A refusal, or a span of them; joined with a recent one of the same source and cause."""
-        _add(self._noted, Gap(_UNWRITTEN, source, start, end, cause, 1))
+    def note(self, source: str, start: float, end: float, cause: str, refusals: int = 1) -> None:
+        """A span of trouble; joined with a recent one of the same source and cause."""
+        _add(self._noted, Gap(_UNWRITTEN, source, start, end, cause, refusals))
 
     def open(self) -> list[Gap]:
         """Gaps that nobody closed, with what is not written yet; the id of a gap not written at all is 0."""
@@ -84,25 +85,46 @@ class Gaps:
                 finally:
                     self._writing = None
 
+    async def close(self, number: int, at: float, lost_until: float | None) -> None:
+        """Closing a closed one changes nothing. Raises `NotFound` or `QueueError`."""
+        async with self._one_writer:
+            while True:
+                if number not in self._known:
+                    await self._reload(number)
+                if number not in self._known:
+                    raise NotFound(f"There is no gap {number}.")
+                gap, _ = self._known[number]
+                if gap.closed_at is not None:
+                    return
+                try:
+                    await self._put(replace(gap, closed_at=at, lost_until=lost_until))
+                except Stale:
+                    continue  # somebody extended it a moment ago
+                break
+            for each in surplus(self._all()):
+                with suppress(Stale):
+                    await self._bucket.delete(key_of(each.id), revision=self._revision(each.id))
+
     async def _write(self, noted: Gap) -> None:
         while True:
             try:
-                known = _near((gap for gap in self._all() if gap.closed_at is None), noted)
+                known = place_of(noted, [gap for gap in self._all() if gap.closed_at is None])
                 if known is None:
                     await self._create(noted)
                 else:
-                    await self._extend(known.id, _joined(known, noted))
+                    await self._put(joined(known, noted))
             except Stale:
                 continue  # another replica was faster; its gap is known by now, perhaps it is ours to extend
             return
 
-    async def _extend(self, number: int, gap: Gap) -> None:
+    async def _put(self, gap: Gap) -> None:
+        """Change one that is known."""
         try:
-            revision = await self._bucket.put(key_of(number), dump(gap), revision=self._revision(number))
+            revision = await self._bucket.put(key_of(gap.id), dump(gap), revision=self._revision(gap.id))
         except Stale:
-            await self._reload(number)
+            await self._reload(gap.id)
             raise
-        self._known[number] = (gap, revision)
+        self._known[gap.id] = (gap, revision)
 
     async def _create(self, noted: Gap) -> None:
         """Take the next id. That fails unless every gap before it is known here, so no gap opens twice."""
@@ -130,31 +152,13 @@ class Gaps:
         return self._known[number][1] if number in self._known else 0
 
 
-def _near(gaps: Iterable[Gap], noted: Gap) -> Gap | None:
-    """The gap that *noted* belongs to."""
-    for gap in gaps:
-        near = noted.start - _JOIN_SECONDS <= gap.end and gap.start <= noted.end + _JOIN_SECONDS
-        if near and gap.source == noted.source and gap.cause == noted.cause:
-            return gap
-    return None
-
-
-def _joined(gap: Gap, noted: Gap) -> Gap:
-    return replace(
-        gap,
-        start=min(gap.start, noted.start),
-        end=max(gap.end, noted.end),
-        refusals=gap.refusals + noted.refusals,
-    )
-
-
 def _add(gaps: list[Gap], noted: Gap) -> None:
     """Join *noted* with one of them, or append it."""
-    gap = _near(gaps, noted)
+    gap = place_of(noted, gaps)
     if gap is None:
         gaps.append(noted)
     else:
-        gaps[gaps.index(gap)] = _joined(gap, noted)
+        gaps[gaps.index(gap)] = joined(gap, noted)
 
 
 def key_of(number: int) -> str:
@@ -177,3 +181,16 @@ def load(value: bytes) -> Gap:
         return _GAP.validate_json(value)
     except ValidationError as error:
         raise QueueError("a gap in the state bucket cannot be read") from error
+
+
+async def read_alive(bucket: Bucket) -> float | None:
+    """When a replica was last known to accept; None where none has told. Raises `QueueError`."""
+    entry = await bucket.get(ALIVE)
+    try:
+        return None if entry is None else float(entry.value)
+    except ValueError as error:
+        raise QueueError("the last heartbeat in the state bucket cannot be read") from error
+
+
+def dump_alive(at: float) -> bytes:
+    return repr(at).encode()

@@ -131,6 +131,7 @@ class Furnishing:
         changes = [
             Change(ledger.KEY, ledger.dump(whole)),
             *[Change(gaps.key_of(gap.id), gaps.dump(gap)) for gap in inventory.gaps],
+            *[Change(gaps.ALIVE, gaps.dump_alive(at)) for at in [inventory.alive_at] if at is not None],
             *[await self._account(each, marks, rule) for each in inventory.destinations],
         ]
         for some in _commits([[change] for change in changes]):

@@ -49,7 +49,7 @@ async def batches(
     """All of them from *first* on that match their checksum. Raises `QueueError`."""
     count = Count(marks)
     number = first.number
-    async with aclosing(_messages(link, stream, first.seq)) as messages:
+    async with aclosing(messages_from(link, stream, first.seq)) as messages:
         async for message in messages:
             number = count.corrected(number, message.seq)
             try:
@@ -69,7 +69,7 @@ async def batches(
             number = meta.after(number)
 
 
-async def _messages(link: Link, stream: str, start: int) -> AsyncGenerator[Message, None]:
+async def messages_from(link: Link, stream: str, start: int) -> AsyncGenerator[Message, None]:
     """Everything from sequence *start* on, in order, a few megabytes at a time."""
     while True:
         found = await get_range(link, stream, start, _PAGE)

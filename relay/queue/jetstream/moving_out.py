@@ -82,6 +82,7 @@ class Contents:
             sources=tuple(_sources(whole)),
             destinations=tuple(destinations),
             gaps=await self._gaps(),
+            alive_at=await gaps.read_alive(self._bucket),
             sizes=await self.sizes(),
         )
 

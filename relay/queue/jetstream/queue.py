@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Final, Literal, Self
 
 from relay.batch import StoredBatch
@@ -38,7 +38,7 @@ from relay.queue.jetstream.connect import connect
 from relay.queue.jetstream.deadletters import Letters
 from relay.queue.jetstream.deduplicate import Deduplicator
 from relay.queue.jetstream.durability import report
-from relay.queue.jetstream.gaps import Gaps
+from relay.queue.jetstream.gaps import ALIVE, Gaps, dump_alive, read_alive
 from relay.queue.jetstream.janitor import JanitorLease
 from relay.queue.jetstream.laggards import Laggards, expire_idle
 from relay.queue.jetstream.leases import Leases
@@ -52,11 +52,11 @@ from relay.queue.jetstream.message import Meta
 from relay.queue.jetstream.moving import refuse_unfinished
 from relay.queue.jetstream.pausing import pause
 from relay.queue.jetstream.quarantine import Quarantine
+from relay.queue.jetstream.received import received
 from relay.queue.jetstream.record import Account, LeaseLost, Mark
 from relay.queue.jetstream.roster import Roster, Surroundings
 from relay.queue.jetstream.space import Limits, Space
 from relay.queue.jetstream.upkeep import Upkeep
-from relay.queue.jetstream.walk import received
 from relay.queue.jetstream.watch import Watch
 
 _CLOSE_SECONDS: Final = 2.0  # for each of three farewells
@@ -295,9 +295,6 @@ class JetStreamQueue:
     async def replay(self, destination: str, start: float, end: float, rate: float | None) -> ReaderInfo:
         return await self._roster.replay(destination, start, end, rate)
 
-    def retained(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
-        return received(self._link, self._prefix, self._log.ledger.first, start, end)
-
     def hold(self, destination: str) -> Hold | None:
         return self._roster.hold(destination)
 
@@ -349,11 +346,26 @@ class JetStreamQueue:
     def last_received(self) -> Mapping[str, float]:
         return self._log.last_received()
 
-    async def open_gap(self, source: str, start: float, end: float, cause: str) -> None:
-        self._gaps.note(source, start, end, cause)
+    async def received(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
+        first = self._log.ledger.first
+        async with aclosing(received(self._link, self._prefix, first, start, end)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def open_gap(self, source: str, start: float, end: float, cause: str, *, refusals: int = 1) -> None:
+        self._gaps.note(source, start, end, cause, refusals)
+
+    async def close_gap(self, number: int, *, at: float, lost_until: float | None = None) -> None:
+        await self._gaps.close(number, at, lost_until)
 
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]:
         return self._gaps.all() if include_closed else self._gaps.open()
+
+    async def beat(self, at: float) -> None:
+        await self._bucket.put(ALIVE, dump_alive(at))
+
+    async def last_beat(self) -> float | None:
+        return await read_alive(self._bucket)
 
     def stats(self) -> QueueStats:
         usage = self._space.usage

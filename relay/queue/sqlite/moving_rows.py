@@ -26,7 +26,7 @@ from relay.queue.belongings import (
     SourceBooks,
 )
 from relay.queue.dedup.fingerprint import fingerprint
-from relay.queue.sqlite import deadletters
+from relay.queue.sqlite import deadletters, gaps
 from relay.queue.sqlite.accounts import Account, load_accounts
 from relay.queue.sqlite.log import next_sequence
 from relay.queue.sqlite.rows import COLUMNS, BatchRow, decode_formats, decode_ordinals, make_row
@@ -60,6 +60,7 @@ def read_inventory(c: sqlite3.Connection) -> Inventory:
         sources=tuple(_sources(c)),
         destinations=destinations,
         gaps=tuple(_gaps(c)),
+        alive_at=gaps.read_alive(c),
         sizes=sizes(c),
     )
 
@@ -77,9 +78,8 @@ def _sources(c: sqlite3.Connection) -> Iterator[SourceBooks]:
 
 
 def _gaps(c: sqlite3.Connection) -> Iterator[Gap]:
-    rows = c.execute("SELECT source, start, end, cause, refusals, closed_at FROM gaps ORDER BY id")
-    for number, row in enumerate(rows, start=1):
-        yield Gap(number, *row)
+    for number, gap in enumerate(gaps.read(c), start=1):
+        yield replace(gap, id=number)
 
 
 def _destination(c: sqlite3.Connection, account: Account, stored: int) -> DestinationBooks:
@@ -195,10 +195,9 @@ def write_inventory(c: sqlite3.Connection, inventory: Inventory) -> None:
     c.executemany(
         "INSERT INTO meta VALUES (?,?)", [(key, inventory.head) for key in ("counted_to", "next_sequence")]
     )
-    c.executemany(
-        "INSERT INTO gaps VALUES (?,?,?,?,?,?,?)",
-        [(g.id, g.source, g.start, g.end, g.cause, g.refusals, g.closed_at) for g in inventory.gaps],
-    )
+    gaps.Gaps.write(c, list(inventory.gaps))
+    if inventory.alive_at is not None:
+        c.execute("INSERT INTO meta VALUES (?,?)", (gaps.ALIVE, inventory.alive_at))
     for destination in inventory.destinations:
         _write_destination(c, destination)
 

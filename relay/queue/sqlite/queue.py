@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Literal, Self
 
 from relay.batch import StoredBatch
@@ -44,7 +44,8 @@ from relay.queue.sqlite import deadletters
 from relay.queue.sqlite.accounts import Progress
 from relay.queue.sqlite.alone import OnlyReplica, OwnLease
 from relay.queue.sqlite.database import FileLock, open_database
-from relay.queue.sqlite.gaps import Gaps
+from relay.queue.sqlite.gaps import ALIVE, Gaps
+from relay.queue.sqlite.gaps import COLUMNS as GAP_COLUMNS
 from relay.queue.sqlite.log import Appended, EventLog
 from relay.queue.sqlite.quarantine import Quarantine
 from relay.queue.sqlite.roster import Roster
@@ -230,9 +231,6 @@ class SqliteQueue:
         self._tail.wake()
         return info
 
-    def retained(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
-        return self._store.received(start, end)
-
     def hold(self, destination: str) -> Hold | None:
         return self._roster.account(destination).hold
 
@@ -296,17 +294,35 @@ class SqliteQueue:
     def last_received(self) -> Mapping[str, float]:
         return self._tail.totals.all.last_received
 
-    async def open_gap(self, source: str, start: float, end: float, cause: str) -> None:
-        self._gaps.note(source, start, end, cause)
+    async def received(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
+        async with aclosing(self._store.received(start, end)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def open_gap(self, source: str, start: float, end: float, cause: str, *, refusals: int = 1) -> None:
+        self._gaps.note(source, start, end, cause, refusals)
+
+    async def close_gap(self, number: int, *, at: float, lost_until: float | None = None) -> None:
+        self._gaps.close(number, at, lost_until)
+        await self._store_small_things()
 
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]:
-        if not include_closed:
-            return self._gaps.open()
-        await self._store_small_things()
-        rows = await self._store.query(
-            "SELECT id, source, start, end, cause, refusals, closed_at FROM gaps ORDER BY id"
-        )
-        return [Gap(*row) for row in rows]
+        if self._role != "deliver":
+            return self._gaps.all() if include_closed else self._gaps.open()
+        # It is the other process that has them.
+        rows = await self._store.query(f"SELECT {GAP_COLUMNS} FROM gaps ORDER BY id")
+        found = [Gap(*row) for row in rows]
+        return found if include_closed else [gap for gap in found if gap.closed_at is None]
+
+    async def beat(self, at: float) -> None:
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (ALIVE, at))
+
+        await self._writer.submit(run)
+
+    async def last_beat(self) -> float | None:
+        rows = await self._store.query("SELECT value FROM meta WHERE key=?", (ALIVE,))
+        return float(rows[0][0]) if rows else None
 
     def stats(self) -> QueueStats:
         usage = self._space.usage
@@ -361,13 +377,17 @@ class SqliteQueue:
             await self._tail.count_anew(self._writer)
 
     async def _store_small_things(self) -> None:
+        if self._role == "deliver":
+            return
+        gone = self._gaps.forget()
         counts, gaps, head = self._tail.totals.take(), self._gaps.take(), self._tail.head
-        if self._role == "deliver" or not (counts or gaps):
+        if not (counts or gaps):
             return
 
         def run(connection: sqlite3.Connection) -> None:
             counts.write(connection, self._sources.numbers, head)
             self._gaps.write(connection, gaps)
+            self._gaps.delete(connection, gone)
 
         try:
             await self._writer.submit(run)

@@ -80,6 +80,8 @@ async def furnish(queue: Queue, clock: FakeClock) -> None:
     await queue.quarantine("eu", b"\x1f\x8bbroken", "gzip")
     await queue.open_gap("eu", now - HOUR, now - HOUR + 5, "429")
     await queue.open_gap("us", now, now, "500")
+    await queue.open_gap("us", now - HOUR, now - HOUR, "downtime", refusals=0)
+    await queue.beat(now - 7.5)
     await queue.flush()
 
 
@@ -141,6 +143,7 @@ async def picture(queue: Queue) -> Picture:
             "destinations": sorted(names),
             "books": {name: queue.books(name) for name in names},
             "holds": {name: queue.hold(name) for name in names},
+            "alive": await queue.last_beat(),
             "gaps": [replace(gap, id=0) for gap in sorted(await queue.gaps(include_closed=True), key=_start)],
         },
         readers={name: [await _reader(each) for each in await attached(queue, name)] for name in names},

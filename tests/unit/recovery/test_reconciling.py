@@ -56,6 +56,26 @@ def test_each_side_may_have_what_the_other_has_not(tmp_path: Path) -> None:
     assert outcome.extra_at == {"siem": 1}
 
 
+def test_a_resource_may_have_two_names(tmp_path: Path) -> None:
+    """What is alike in all else is the same event, once for each; the report says how many were told so."""
+    ours, theirs = key(1)._replace(name="runtime-groups"), key(1)._replace(name="control-planes")
+
+    outcome = compare(tmp_path, [theirs] * 3, [(ours, D), (ours, L)])
+
+    assert (outcome.received, outcome.alike, outcome.missing, outcome.extra) == (2, 2, 1, 0)
+    assert outcome.destinations["siem"][D] == 1
+
+
+def test_one_name_in_both_goes_first(tmp_path: Path) -> None:
+    """An event is not given away to one that only looks like it."""
+    same, other = key(1)._replace(name="portals"), key(1)._replace(name="usage")
+
+    outcome = compare(tmp_path, [other, same], [(same, D)])
+
+    assert (outcome.received, outcome.alike) == (1, 0)
+    assert [it.key for it in outcome.listed_missing] == [other]
+
+
 def test_twins_are_counted(tmp_path: Path) -> None:
     """Two of three were accepted: one is missing."""
     outcome = compare(tmp_path, [key(1)] * 3, [(key(1), D)] * 2)

@@ -41,6 +41,7 @@ OUTCOME = Outcome(
     konnect=5,
     accepted=4,
     received=4,
+    alike=0,
     missing=1,
     unproven=0,
     extra=0,

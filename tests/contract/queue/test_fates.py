@@ -17,7 +17,7 @@ ALWAYS = (0.0, NOW + 1e6)
 
 
 async def retained(queue: Queue, start: float, end: float) -> list[StoredBatch]:
-    async with aclosing(queue.retained(start, end)) as batches:
+    async with aclosing(queue.received(start, end)) as batches:
         return [each async for each in batches]
 
 
@@ -75,7 +75,7 @@ async def test_what_came_while_one_looks_is_not_in_the_way(queue: Queue) -> None
         await queue.append([batch(lines(2, first=2 * n))])
 
     seen = []
-    async with aclosing(queue.retained(*ALWAYS)) as batches:
+    async with aclosing(queue.received(*ALWAYS)) as batches:
         async for each in batches:
             seen += each.lines
             if len(seen) == 2:

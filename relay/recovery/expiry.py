@@ -1,0 +1,57 @@
+"""Gaps that nothing can close any more: after seven days Konnect has deleted what they miss.
+
+Owns the one word that is left to say about them: closed, and lost. Needs no access to Konnect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Protocol
+
+from relay.clock import Clock
+from relay.errors import NotFound, QueueError
+from relay.model import Gap
+from relay.observe.logs import Log
+from relay.recovery.answers import rfc3339
+from relay.recovery.plan import RETENTION
+
+_LOOK: Final = 60.0  # seconds
+
+
+class Gaps(Protocol):
+    """Where gaps are. `relay.queue.base.Queue` is one."""
+
+    async def gaps(self) -> Sequence[Gap]: ...
+    async def close_gap(self, number: int, *, at: float, lost_until: float | None = None) -> None: ...
+
+
+class Expiry:
+    """May run in several processes at once: what is closed stays as it is."""
+
+    def __init__(self, gaps: Gaps, *, clock: Clock, log: Log) -> None:
+        self._gaps = gaps
+        self._clock = clock
+        self._log = log
+
+    async def run(self) -> None:
+        """Without end."""
+        while True:
+            with suppress(QueueError, NotFound):
+                await self.close_lost()
+            await self._clock.sleep(_LOOK)
+
+    async def close_lost(self) -> None:
+        """Close every gap that ended more than seven days ago. Raises `QueueError`."""
+        now = self._clock.now()
+        for gap in await self._gaps.gaps():
+            if gap.id and gap.end <= now - RETENTION:
+                await self._gaps.close_gap(gap.id, at=now, lost_until=gap.end)
+                self._log.error(
+                    "recovery.lost",
+                    gap=gap.id,
+                    source=gap.source,
+                    cause=gap.cause,
+                    start=rfc3339(gap.start),
+                    lost_until=rfc3339(gap.end),
+                )

@@ -1,0 +1,415 @@
+"""Closes gaps through Konnect: does what `plan` decides, one action after the other.
+
+    queue.gaps, accepting ─▶ State ─▶ decide ─▶ Konnect's API, queue ─▶ State ─▶ …
+
+Owns the I/O around the decision, what is remembered between two decisions, and the words about it. All of
+that is in memory: after a restart, or on another replica, a gap is fetched once more, for duplicates vanish.
+On a cluster one replica does this; should two for a moment, Konnect answers the second 409.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Final, Protocol
+
+from relay.clock import Clock
+from relay.errors import NotFound, QueueError
+from relay.model import Gap, Recovering
+from relay.observe.logs import Log
+from relay.queue.base import Queue
+from relay.recovery.answers import ORGANISATION, WebhookStatus, rfc3339
+from relay.recovery.api import KonnectApi
+from relay.recovery.errors import (
+    KonnectConflict,
+    KonnectError,
+    KonnectForbidden,
+    KonnectNotFound,
+    KonnectThrottled,
+    KonnectUnauthorised,
+    KonnectUnavailable,
+)
+from relay.recovery.plan import (
+    INACTIVE,
+    RETENTION,
+    Action,
+    Close,
+    Hook,
+    Job,
+    Judge,
+    Look,
+    Mend,
+    Poll,
+    Pull,
+    Replay,
+    Rules,
+    State,
+    Target,
+    Wait,
+    decide,
+    failed,
+    forbidden,
+)
+from relay.recovery.puller import Puller
+
+_TICK: Final = 5.0  # seconds at most between two looks at the gaps
+_FIRST_WAIT: Final = 5.0  # seconds after the first failed call, doubled after each further one
+_LONGEST_WAIT: Final = 300.0
+
+
+class Tally(Protocol):
+    """Where recovered events are counted. `relay.observe.metrics.Metrics` is one."""
+
+    def recovered(self, source: str, events: int) -> None: ...
+
+
+class Echo(Protocol):
+    """Who wants to know of our own calls, which Konnect writes into the log we receive."""
+
+    def called(self, source: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Counted:
+    """What a source had accepted when we looked last."""
+
+    source: str
+    events: int
+
+
+class Supervisor:
+    """Of one process. *leads* tells whether this one is to do it at present."""
+
+    def __init__(
+        self,
+        api: KonnectApi,
+        targets: tuple[Target, ...],
+        queue: Queue,
+        *,
+        leads: Callable[[], bool],
+        rules: Rules,
+        clock: Clock,
+        rng: Random,
+        tally: Tally,
+        log: Log,
+        echo: Echo | None = None,
+    ) -> None:
+        self._api = api
+        self._targets = targets
+        self._queue = queue
+        self._leads = leads
+        self._rules = rules
+        self._clock = clock
+        self._rng = rng
+        self._tally = tally
+        self._log = log
+        self._echo = echo
+        self._puller = Puller(api, queue, clock=clock)
+        self._state = State(targets)
+        self._doing: Recovering | None = None
+        self._trouble = ""  # the last one that was logged
+        self._failures = 0  # of calls, in a row
+        self._counted: _Counted | None = None
+
+    @property
+    def doing(self) -> Recovering | None:
+        """What it does or waits for; None on a replica that leaves it to another."""
+        return self._doing
+
+    async def run(self) -> None:
+        """Without end."""
+        await self._api.open()
+        try:
+            while True:
+                await self._clock.sleep(await self._step())
+        finally:
+            await self._api.close()
+
+    async def _step(self) -> float:
+        """Do one thing; the seconds until the next one."""
+        if not self._leads():
+            self._state, self._doing = State(self._targets), None
+            return _TICK
+        try:
+            gaps = tuple(await self._queue.gaps())
+            self._count()
+            self._state = _trimmed(
+                replace(self._state, gaps=gaps, accepting=self._queue.stats().accepting), gaps
+            )
+            action = decide(self._state, self._clock.now(), self._rules)
+            if isinstance(action, Wait):
+                self._idle()
+                return min(_TICK, max(0.1, action.until - self._clock.now()))
+            await self._do(action)
+        except KonnectError as error:
+            self._back_off(error)
+        except QueueError as error:
+            self._complain(f"the queue: {error}")
+            return _TICK
+        else:
+            self._failures = 0
+            self._trouble = ""
+        return 0.0
+
+    async def _do(self, action: Action) -> None:
+        match action:
+            case Poll(target):
+                await self._poll(target)
+            case Mend(target):
+                await self._mend(target)
+            case Replay():
+                await self._replay(action)
+            case Look(job):
+                await self._look(job)
+            case Judge(job, trouble):
+                self._judge(job, trouble)
+            case Pull():
+                await self._pull(action)
+            case Close(gap, lost_until):
+                await self._close(gap, lost_until)
+
+    # -- webhooks ----------------------------------------------------------------------------
+
+    async def _poll(self, target: Target) -> None:
+        before = self._state.hooks.get(target.scope)
+        status: WebhookStatus | None
+        try:
+            status = await self._api.webhook_status(target.scope)
+        except (KonnectForbidden, KonnectNotFound) as error:
+            self._complain(str(error))
+            status = None
+        now = self._clock.now()
+        hook = Hook(now, status, before.mended_at if before else None)
+        if status is not None and self._echo is not None and target.scope == ORGANISATION:
+            self._echo.called(target.source)
+        if hook.is_failing:
+            if before is None or not before.is_failing:
+                self._log.warning(
+                    "webhook.inactive",
+                    source=target.source,
+                    webhook=str(target.scope),
+                    by_hand=hook.off_by_hand,
+                    last_response_code=status.last_response_code if status else None,
+                    last_response_message=status.last_response_message if status else None,
+                )
+            await self._queue.open_gap(
+                target.source, self._failing_since(target, before, hook), now, INACTIVE, refusals=0
+            )
+        elif hook.mended_at is not None and status is not None and status.state == "active":
+            hook = replace(hook, mended_at=None)  # this incident is over
+        self._state = self._state.with_hook(target.scope, hook)
+
+    def _failing_since(self, target: Target, before: Hook | None, hook: Hook) -> float:
+        """The last moment at which all was well, as far as we know, or that of the failed attempt."""
+        now, status = hook.polled_at, hook.status
+        known = [now - RETENTION]
+        if before is not None and not before.is_failing:
+            known.append(before.polled_at)
+        elif (received := self._queue.last_received().get(target.source)) is not None:
+            known.append(received)
+        else:
+            known.append(now)
+        attempt = status.last_attempt_at if status is not None else None
+        return max(now - RETENTION, min(max(known), now if attempt is None else attempt))
+
+    async def _mend(self, target: Target) -> None:
+        webhook = await self._api.webhook(target.scope)
+        if webhook.destination_id is None:
+            self._complain(f"{target.scope} has a webhook that only its owner can switch on (version 2)")
+        else:
+            await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
+            self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
+        hook = self._state.hooks[target.scope]
+        # Konnect may call it inactive until the next batch: from here on only a new failure counts.
+        mended = replace(hook, polled_at=0.0, mended_at=self._clock.now())
+        self._state = self._state.with_hook(target.scope, mended)
+
+    # -- replay ------------------------------------------------------------------------------
+
+    async def _replay(self, action: Replay) -> None:
+        gap, target, window = action.gap, action.target, action.window
+        work = self._state.of(gap.id, target.scope)
+        now = self._clock.now()
+        try:
+            await self._api.start_replay(target.scope, window.start, window.end)
+        except KonnectConflict:
+            self._say(gap, f"waiting for another replay job of {target.scope}")
+            busy = replace(work, retry_at=now + self._rules.busy, trouble="another replay job runs")
+            self._state = self._state.with_work(gap.id, target.scope, busy)
+            return
+        except (KonnectForbidden, KonnectNotFound) as error:
+            self._complain(str(error))
+            can_pull = target.scope == ORGANISATION
+            given_up = forbidden(work, now, self._rules, str(error), can_pull=can_pull)
+            self._state = self._state.with_work(gap.id, target.scope, given_up)
+            return
+        except (KonnectUnauthorised, KonnectThrottled, KonnectUnavailable):
+            raise
+        except KonnectError as error:  # it takes the window for wrong
+            self._fail(gap.id, target, str(error))
+            return
+        now = self._clock.now()
+        self._state = replace(self._state, job=Job(gap.id, target, window, now, now))
+        self._begin_count(target.source)
+        self._say(gap, f"replaying {_span(window.start, window.end)} of {target.scope}")
+        self._log.info(
+            "recovery.replaying",
+            gap=gap.id,
+            source=gap.source,
+            webhook=str(target.scope),
+            start=rfc3339(window.start),
+            end=rfc3339(window.end),
+        )
+
+    async def _look(self, job: Job) -> None:
+        found = await self._api.replay_job(job.target.scope)
+        now = self._clock.now()
+        if found.start is None or abs(found.start - job.window.start) >= 1.0:
+            self._judge(job, "another replay job took its place")  # ours ended, nobody knows how
+            return
+        over_at = now if found.state.over else None
+        self._state = replace(self._state, job=replace(job, state=found.state, asked_at=now, over_at=over_at))
+
+    def _judge(self, job: Job, trouble: str) -> None:
+        self._count()
+        self._counted = None
+        self._state = replace(self._state, job=None)
+        if trouble:
+            self._fail(job.gap, job.target, trouble)
+            return
+        work = self._state.of(job.gap, job.target.scope)
+        done = replace(work, covered=job.window, failures=0, trouble="")
+        self._state = self._state.with_work(job.gap, job.target.scope, done)
+        self._log.info("recovery.replayed", gap=job.gap, webhook=str(job.target.scope))
+
+    def _fail(self, gap: int, target: Target, trouble: str) -> None:
+        work = failed(
+            self._state.of(gap, target.scope),
+            self._clock.now(),
+            self._rules,
+            trouble,
+            can_pull=target.scope == ORGANISATION,
+        )
+        self._state = self._state.with_work(gap, target.scope, work)
+        self._log.warning(
+            "recovery.replay_failed",
+            gap=gap,
+            webhook=str(target.scope),
+            failures=work.failures,
+            detail=trouble,
+        )
+
+    # -- pull and close ----------------------------------------------------------------------
+
+    async def _pull(self, action: Pull) -> None:
+        gap, target, window = action.gap, action.target, action.window
+        work = self._state.of(gap.id, target.scope)
+        self._say(gap, f"pulling {_span(window.start, window.end)} from the organisation's log")
+        try:
+            pulled = await self._puller.pull(target.source, window)
+        except (KonnectForbidden, KonnectNotFound) as error:
+            self._complain(str(error))
+            work = replace(work, pull=True)
+            given_up = forbidden(work, self._clock.now(), self._rules, str(error), can_pull=True)
+            self._state = self._state.with_work(gap.id, target.scope, given_up)
+            return
+        self._tally.recovered(target.source, pulled.accepted)
+        self._log.info(
+            "recovery.pulled",
+            gap=gap.id,
+            source=target.source,
+            entries=pulled.entries,
+            accepted=pulled.accepted,
+            complete=pulled.complete,
+        )
+        if pulled.complete:
+            work = replace(work, covered=window, failures=0, trouble="")
+            self._state = self._state.with_work(gap.id, target.scope, work)
+        else:
+            self._fail(gap.id, target, "Konnect's pages came in a circle")
+
+    async def _close(self, gap: Gap, lost_until: float | None) -> None:
+        with suppress(NotFound):
+            await self._queue.close_gap(gap.id, at=self._clock.now(), lost_until=lost_until)
+        work = {key: each for key, each in self._state.work.items() if key[0] != gap.id}
+        self._state = replace(self._state, work=work)
+        if lost_until is None:
+            self._log.info("recovery.closed", gap=gap.id, source=gap.source, cause=gap.cause)
+        else:
+            self._log.error(
+                "recovery.lost",
+                gap=gap.id,
+                source=gap.source,
+                cause=gap.cause,
+                start=rfc3339(gap.start),
+                lost_until=rfc3339(lost_until),
+            )
+
+    # -- counting ----------------------------------------------------------------------------
+
+    def _begin_count(self, source: str) -> None:
+        self._counted = _Counted(source, self._accepted(source))
+
+    def _count(self) -> None:
+        """What came since we looked last, while a job of ours runs."""
+        if self._counted is not None:
+            events = self._accepted(self._counted.source)
+            self._tally.recovered(self._counted.source, max(0, events - self._counted.events))
+            self._counted.events = events
+
+    def _accepted(self, source: str) -> int:
+        return sum(n for (name, _), n in self._queue.accepted().items() if name == source)
+
+    # -- words -------------------------------------------------------------------------------
+
+    def _say(self, gap: Gap, detail: str) -> None:
+        self._doing = Recovering(gap.id, detail)
+
+    def _idle(self) -> None:
+        """What is being waited for, where nothing is being done."""
+        if self._clock.now() < self._state.not_before:
+            self._doing = Recovering(None, self._trouble or "waiting for Konnect")
+        elif self._state.job is None:
+            self._doing = self._obstacle() or Recovering(None, "waiting" if self._state.gaps else "watching")
+
+    def _obstacle(self) -> Recovering | None:
+        """What keeps the oldest gap open."""
+        for target in self._targets:
+            hook = self._state.hooks.get(target.scope)
+            if hook is not None and hook.off_by_hand and hook.is_failing:
+                return Recovering(None, f"somebody switched off the webhook of {target.scope} in Konnect")
+        for gap in sorted(self._state.gaps, key=lambda gap: gap.start):
+            for target in self._targets:
+                if trouble := self._state.of(gap.id, target.scope).trouble:
+                    return Recovering(gap.id, trouble)
+        return None
+
+    def _complain(self, trouble: str) -> None:
+        """Log it, once as long as it is the same."""
+        if trouble != self._trouble:
+            self._log.warning("recovery.trouble", detail=trouble)
+            self._trouble = trouble
+
+    def _back_off(self, error: KonnectError) -> None:
+        self._complain(str(error))
+        self._failures += 1
+        wait = min(_FIRST_WAIT * 2 ** min(self._failures - 1, 20), _LONGEST_WAIT)
+        if isinstance(error, KonnectUnauthorised):
+            wait = _LONGEST_WAIT  # nothing changes until somebody gives us another token
+        asked = getattr(error, "retry_after", None)
+        if isinstance(asked, float | int):
+            wait = max(wait, min(float(asked), _LONGEST_WAIT))
+        wait *= self._rng.uniform(1.0, 1.25)
+        self._state = replace(self._state, not_before=self._clock.now() + wait)
+
+
+def _trimmed(state: State, gaps: tuple[Gap, ...]) -> State:
+    """Without work on gaps that are closed, by whomever."""
+    ids = {gap.id for gap in gaps}
+    return replace(state, work={key: work for key, work in state.work.items() if key[0] in ids})
+
+
+def _span(start: float, end: float) -> str:
+    return f"{rfc3339(start)} to {rfc3339(end)}"
