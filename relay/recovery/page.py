@@ -26,6 +26,7 @@ p { margin: .25rem 0; } .small { color: #5a6675; font-size: .85rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #e2e7ee; vertical-align: top; }
 th { color: #5a6675; font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+td { overflow-wrap: anywhere; } td.n, th.n, td.at { white-space: nowrap; overflow-wrap: normal; }
 td.bad { color: #b91c1c; font-weight: 600; }
 code { font: .8rem ui-monospace, monospace; overflow-wrap: anywhere; }
 @media print { body { margin: 0; max-width: none; } }
@@ -169,7 +170,7 @@ def _events(title: str, events: Sequence[Any], count: int) -> str:
     shown = sum(each["count"] for each in events)
     more = f'<p class="small">The earliest {_n(shown)} of {_n(count)}.</p>' if shown < count else ""
     rows = "".join(
-        f"<tr><td>{_e(each['at'])}</td><td>{_e(each['type'])}</td><td>{_e(each['name'])}</td>"
+        f'<tr><td class="at">{_e(each["at"])}</td><td>{_e(each["type"])}</td><td>{_e(each["name"])}</td>'
         f"<td>{_e(each['action'])}</td><td>{_e(each['outcome'])}</td><td><code>{_e(each['trace_id'])}</code></td>"
         f'<td class="n">{_n(each["count"])}</td></tr>'
         for each in events

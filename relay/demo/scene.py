@@ -1,0 +1,215 @@
+"""What happens in the demonstration, and whether it ended well.
+
+    0 %     events flow; one SIEM is down every other few seconds
+    30 %    the relay is killed, as by a power cut; Konnect gives batches up
+    50 %    it is started again; what was lost meanwhile is replayed
+    100 %   no more events; the SIEM stays up; everything is delivered
+
+Owns the order of these and the verdict: every event the simulated Konnect has is at both SIEMs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from relay.clock import Clock
+from relay.config.secret import Secret
+from relay.demo.konnect import TOKEN, DemoKonnect
+from relay.demo.process import DemoRelay
+from relay.demo.siem import DemoSiem
+from relay.recovery.answers import ORGANISATION
+from relay.recovery.api import Hosts, KonnectApi
+from relay.recovery.errors import KonnectError
+from relay.recovery.healing import replay
+from relay.recovery.reconciling import Window
+
+_KILLED, _BACK = 0.3, 0.5  # shares of the whole time
+_FLAPS: Final = 3.0  # seconds up, seconds down
+_BATCHES: Final = 10.0  # a second
+_LOOK: Final = 0.25  # seconds between two looks at the relay
+_PATIENCE: Final = 60.0  # seconds for everything to arrive at the end
+_RELAYS_TURN: Final = 5.0  # seconds in which the relay may ask for the replay itself, at most
+_MARGIN: Final = 1.0  # seconds
+
+
+@dataclass(slots=True)
+class Picture:
+    """What there is to see."""
+
+    status: Any = None  # the relay's own; None while it is down
+    news: list[tuple[float, str]] = field(default_factory=list)  # seconds since the beginning, and what
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How it ended."""
+
+    seconds: float
+    made: int
+    retries: int
+    given_up: int
+    replayed: int
+    replay_jobs: int
+    missing: dict[str, int]  # by SIEM
+    twice: dict[str, int]
+
+    @property
+    def complete(self) -> bool:
+        return not any(self.missing.values())
+
+
+class Scene:
+    """One demonstration in *folder*. `picture` changes while `play` runs."""
+
+    def __init__(
+        self, folder: Path, clock: Clock, *, seconds: float, rate: int, tell: Callable[[float, str], None]
+    ) -> None:
+        """*rate* is in events a second; *tell* gets the news as they come."""
+        self.picture = Picture()
+        self.relay = DemoRelay(folder, clock)
+        self.konnect = DemoKonnect(self.relay.intake, clock)
+        self.siems = (DemoSiem("siem-steady", clock), DemoSiem("siem-flapping", clock, flaps=_FLAPS))
+        self.seconds = seconds
+        self._clock = clock
+        self._batch = max(1, round(rate / _BATCHES))
+        self._tell = tell
+        self._begun = clock.monotonic()
+        self._down: tuple[float, float] | None = None  # wall time without a relay
+        self._healing: asyncio.Task[None] | None = None
+
+    @property
+    def elapsed(self) -> float:
+        return self._clock.monotonic() - self._begun
+
+    def missing(self) -> dict[str, int]:
+        """How many of Konnect's events each SIEM lacks."""
+        truth = self.konnect.truth()
+        return {siem.name: len(truth - siem.events) for siem in self.siems}
+
+    async def play(self, stop: asyncio.Event) -> Result:
+        """The whole of it; *stop* ends the events early, and what there is is delivered all the same."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                await self._set_up(tasks)
+                looking = tasks.create_task(self._look())
+                flowing = tasks.create_task(self._flow())
+                acting = tasks.create_task(self._act(tasks))
+                await _until(stop, acting)
+                flowing.cancel()
+                acting.cancel()
+                await self._finish()
+                looking.cancel()
+        finally:
+            await self._put_away()
+        counts = self.konnect.counts
+        return Result(
+            seconds=round(self.elapsed, 1),
+            made=counts.made,
+            retries=counts.retries,
+            given_up=counts.given_up,
+            replayed=counts.replayed,
+            replay_jobs=self.konnect.jobs,
+            missing=self.missing(),
+            twice={siem.name: siem.twice for siem in self.siems},
+        )
+
+    async def _set_up(self, tasks: asyncio.TaskGroup) -> None:
+        for siem in self.siems:
+            await siem.start()
+        await self.konnect.start(tasks)
+        self.relay.configure(f"http://127.0.0.1:{self.konnect.port}", self.siems)
+        await self.relay.start()
+        self._begun = self._clock.monotonic()
+        self._say("the relay is ready; events flow")
+
+    async def _put_away(self) -> None:
+        await self.relay.close()
+        await self.konnect.close()
+        for siem in self.siems:
+            await siem.close()
+
+    async def _flow(self) -> None:
+        while True:
+            self.konnect.happen(self._batch)
+            await self._clock.sleep(1 / _BATCHES)
+
+    async def _look(self) -> None:
+        while True:
+            self.picture.status = await self.relay.ask("/api/v1/status") if self.relay.is_up else None
+            await self._clock.sleep(_LOOK)
+
+    async def _act(self, tasks: asyncio.TaskGroup) -> None:
+        await self._clock.sleep(self.seconds * _KILLED)
+        self._down = (self._clock.now(), self._clock.now())
+        await self.relay.kill()
+        self._say("the relay is killed; Konnect tries four times and gives up")
+        await self._clock.sleep(self.seconds * (_BACK - _KILLED))
+        await self._bring_up()
+        self._healing = tasks.create_task(self._heal())
+        await self._clock.sleep(self.seconds * (1 - _BACK))
+
+    async def _bring_up(self) -> None:
+        await self.relay.start()
+        self._down = (self._down[0] if self._down else self._clock.now(), self._clock.now())
+        self._say(f"the relay is back; {self.konnect.counts.given_up:,} events were given up meanwhile")
+
+    async def _heal(self) -> None:
+        """See that what was given up is replayed: by the relay, else as `konnect recover` would by hand."""
+        if self._down is None:
+            return
+        start, end = self._down
+        deadline = self._clock.monotonic() + min(_RELAYS_TURN, self.seconds / 4)
+        while not self.konnect.jobs and self._clock.monotonic() < deadline:
+            await self._clock.sleep(_LOOK)
+        if self.konnect.jobs:
+            self._say("the relay has asked Konnect for a replay of the gap")
+            return
+        self._say("Konnect is asked for a replay of the gap")
+        address = f"http://127.0.0.1:{self.konnect.port}"
+        window = Window(round(start * 1000), round(end * 1000), self.konnect.counts.given_up)
+        async with KonnectApi(Hosts(address, address), Secret(TOKEN), clock=self._clock) as api:
+            try:
+                await replay(
+                    api,
+                    ORGANISATION,
+                    [window],
+                    clock=self._clock,
+                    margin=_MARGIN,
+                    poll=_LOOK,
+                    told=lambda sentence: None,
+                    done=lambda job: self._say(f"the replay is {job.state.value}"),
+                )
+            except KonnectError as error:
+                self._say(str(error))
+
+    async def _finish(self) -> None:
+        """No more events: wait for what there is, within limits."""
+        self._say("no more events; waiting for both SIEMs to have everything")
+        for siem in self.siems:
+            siem.steady()
+        if self._down is not None and self._healing is None:  # stopped before the relay was back
+            await self._bring_up()
+            await self._heal()
+        deadline = self._clock.monotonic() + _PATIENCE
+        while any(self.missing().values()) and self._clock.monotonic() < deadline:
+            await self._clock.sleep(_LOOK)
+        self._say("done")
+
+    def _say(self, sentence: str) -> None:
+        self.picture.news.append((self.elapsed, sentence))
+        self._tell(self.elapsed, sentence)
+
+
+async def _until(stop: asyncio.Event, acting: asyncio.Task[None]) -> None:
+    """Until the play is over or somebody has seen enough."""
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({waiting, acting}, return_when=asyncio.FIRST_COMPLETED)
+        if acting.done():
+            acting.result()
+    finally:
+        waiting.cancel()
