@@ -19,7 +19,8 @@ _COLOURS: Final = {"active": "green", "retrying": "yellow", "held": "red", "down
 
 def picture(scene: Scene) -> Group:
     """Everything as it is now."""
-    bar = ProgressBar(total=scene.seconds, completed=min(scene.elapsed, scene.seconds), width=60)
+    bar = Table.grid()  # alone it would not end its line
+    bar.add_row(ProgressBar(total=scene.seconds, completed=min(scene.elapsed, scene.seconds), width=60))
     news = [Text(f"{at:5.1f} s  {sentence}") for at, sentence in scene.picture.news[-_NEWS:]]
     return Group(
         Text("konnect-relay demo: Konnect, a relay and two SIEMs on this machine", style="bold"),
