@@ -1,7 +1,8 @@
 """How long `konnect reconcile` takes, and how much memory: `python -m tests.benchmarks.reconciling 1000000`.
 
 Fills a queue, starts a relay on it with two destinations, one of which filters, and compares it with a
-Konnect that has the same events and a hundred more. Prints seconds and peak memory of the command and of the relay.
+Konnect that has the same events and a hundred more. Prints CPU time and peak memory of the command and of the
+relay.
 """
 
 from __future__ import annotations
