@@ -180,8 +180,14 @@ def _source(config: Config | None, settings: KonnectRecovery | None, portal: str
 def _public(url: str) -> str:
     from relay.config.secret import is_loopback
 
-    parts = urlsplit(url)
-    if not parts.hostname or (parts.scheme != "https" and not is_loopback(parts.hostname)):
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0 and not parts.fragment and not parts.username
+    except ValueError:  # a port or an IPv6 address that is none
+        usable = False
+    else:
+        usable = usable and (parts.scheme == "https" or is_loopback(parts.hostname or ""))
+    if not usable:
         raise typer.BadParameter("--url: expected https://…; Konnect sends to nothing else")
     return url
 

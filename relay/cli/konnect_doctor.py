@@ -25,6 +25,7 @@ from relay.cli.konnect_access import (
 )
 from relay.cli.konnect_status import scopes
 from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, ConfigOption, JsonOption
+from relay.errors import ConfigError
 
 if TYPE_CHECKING:
     from relay.recovery.answers import Scope
@@ -123,6 +124,8 @@ def _relay(place: Access, config: Path, admin_url: str | None, admin_token: str 
             gaps = relay.get("/api/v1/gaps")["data"]
     except CommandFailed as error:
         return str(error)
+    except ConfigError:  # there is none on this machine; everything else was given
+        return "No configuration says where the relay's admin API is, so the relay was not asked."
     if place.source not in rows:
         return f"The relay has no source {place.source}."
     return _view(RelayView(place.source, None, 0, None), rows[place.source], gaps)

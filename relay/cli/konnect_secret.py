@@ -41,7 +41,7 @@ class Authorization:
     def described(self) -> str:
         """Without the value."""
         if self.file is None:
-            return "a fresh authorization, shown once when it is done"
+            return "a fresh authorization, shown once" if self.fresh else "the authorization configured here"
         return (
             f"a fresh authorization, written to {self.file}"
             if self.fresh
@@ -65,10 +65,12 @@ class Authorization:
             self.file.unlink(missing_ok=True)
 
 
-def authorization(file: Path | None) -> Authorization:
-    """A fresh one, or what *file* holds. Raises `ConfigError`."""
+def authorization(file: Path | None, configured: Secret | None = None) -> Authorization:
+    """*configured*, what *file* holds, or a fresh one. Raises `ConfigError`."""
     from relay.config.secret import Secret
 
+    if configured is not None:
+        return Authorization(configured, None, fresh=False)
     if file is not None and file.exists():
         text = read_secret(file)
         if not text.isprintable() or not text.isascii() or text != text.strip():

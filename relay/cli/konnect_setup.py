@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,7 @@ from relay.cli.konnect_secret import Authorization, SecretFileOption, authorizat
 from relay.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, YesOption
 
 if TYPE_CHECKING:
+    from relay.config.secret import Secret
     from relay.recovery.answers import DestinationInfo
     from relay.recovery.setup import Plan
 
@@ -48,6 +50,10 @@ def setup(
         LogFormat, typer.Option("--format", help="How Konnect is to write events.")
     ] = LogFormat.CEF,
     secret_file: SecretFileOption = None,
+    as_configured: Annotated[
+        bool,
+        typer.Option("--as-configured", help="Send what the source is configured with, not a fresh one."),
+    ] = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Also a webhook that sends somewhere else now.")
     ] = False,
@@ -70,13 +76,22 @@ def setup(
     endpoint = at.endpoint()
     if endpoint is None:
         raise CommandFailed("Where does Konnect reach the relay? Give --url, or set recovery.konnect.url.")
+    configured = _configured(at, secret_file) if as_configured else None
     planned = asyncio.run(_plan(at, name or at.default_name, endpoint, log_format.value, take_over))
-    secret = authorization(secret_file)
+    secret = authorization(secret_file, configured)
     steps = planned.steps()
     notes = [] if planned.existing is not None else [f"Konnect will send {secret.described()}."]
     confirm(at, steps, notes, yes=yes)
     made = asyncio.run(_carry_out(at, planned, secret))
     _report(at, planned, made, secret, as_json=as_json)
+
+
+def _configured(at: Access, secret_file: Path | None) -> Secret:
+    if secret_file is not None:
+        raise typer.BadParameter("--as-configured and --secret-file exclude each other")
+    if not at.authorizations:
+        raise CommandFailed("The configuration names no authorization for this source.")
+    return at.authorizations[0]
 
 
 def confirm(at: Access, steps: Sequence[str], notes: Sequence[str], *, yes: bool) -> None:
@@ -101,8 +116,7 @@ async def _plan(at: Access, name: str, endpoint: str, log_format: str, take_over
 
 async def _carry_out(at: Access, planned: Plan, secret: Authorization) -> DestinationInfo:
     from relay.clock import SystemClock
-    from relay.errors import RelayError
-    from relay.recovery.setup import carry_out
+    from relay.recovery.setup import SetupFailed, carry_out
 
     if planned.existing is None:
         secret.keep()  # before Konnect knows it: afterwards nobody could read it any more
@@ -110,8 +124,9 @@ async def _carry_out(at: Access, planned: Plan, secret: Authorization) -> Destin
         # A client of its own: the other one's connections may have died while somebody thought.
         async with at.api() as api:
             return await carry_out(api, planned, secret.value, SystemClock())
-    except RelayError:
-        if planned.existing is None:
+    except SetupFailed as failed:
+        # Where something is left, Konnect may be sending it by now.
+        if failed.undone:
             secret.forget()
         raise
 
@@ -119,8 +134,8 @@ async def _carry_out(at: Access, planned: Plan, secret: Authorization) -> Destin
 def _report(
     at: Access, planned: Plan, made: DestinationInfo, secret: Authorization, *, as_json: bool
 ) -> None:
-    fresh = planned.existing is None
-    shown = secret.value.reveal() if fresh and secret.file is None else None
+    unused = planned.existing is not None
+    shown = secret.value.reveal() if secret.fresh and secret.file is None and not unused else None
     if as_json:
         output.print_json(
             {
@@ -130,13 +145,13 @@ def _report(
                 "endpoint": planned.endpoint,
                 "log_format": planned.log_format,
                 "authorization": shown,
-                "secret_file": str(secret.file) if fresh and secret.file else None,
+                "secret_file": str(secret.file) if secret.file and not unused else None,
             }
         )
         return
     screen = output.console()
     screen.print(f"The webhook of {at.scope} is enabled and sends to {made.name}.", markup=False)
-    if not fresh:
+    if unused or (shown is None and secret.file is None):
         return
     screen.print(
         f"The source {at.source or 'it comes in at'} has to accept this authorization:", markup=False

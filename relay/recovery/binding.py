@@ -48,7 +48,9 @@ def shown(endpoint: str | None) -> str:
     """An endpoint as it may be printed: for some receivers the query holds the key."""
     if endpoint is None:
         return "an unknown endpoint"
-    parts = urlsplit(endpoint)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}" + (
-        "?…" if parts.query else ""
-    )
+    try:
+        parts = urlsplit(endpoint)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # whoever set it was not us
+        return "an endpoint that is no URL"
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}{'?…' if parts.query else ''}"

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
 from yarl import URL
 
+from relay.config.destination import ClientTls
 from relay.config.secret import Secret, is_loopback
 from relay.destinations.base import Misconfigured, Transient
 from relay.destinations.http_client import HttpClient
 from relay.destinations.http_config import UrlConfig
+from relay.tls import client_context
 
 _TIMEOUT: Final = 10.0  # seconds
 
@@ -36,10 +39,13 @@ class Answered:
 
 
 async def knock(endpoint: str, authorization: Secret, *, ca_file: Path | None = None) -> Answered:
-    """Post nothing at *endpoint* with this authorization."""
-    config = UrlConfig.model_validate(
-        {"name": "relay", "type": "relay", "url": endpoint, "timeout": _TIMEOUT, "tls": {"ca_file": ca_file}}
-    )
+    """Post nothing at *endpoint* with this authorization. Raises `ConfigError` for an unusable *ca_file*."""
+    try:
+        config = UrlConfig.model_validate(
+            {"name": "it", "type": "it", "url": endpoint, "timeout": _TIMEOUT, "tls": {"ca_file": ca_file}}
+        )
+    except ValidationError:  # it comes from Konnect, where anybody may have set it
+        return Answered(None, "the endpoint is no URL that can be used")
     client = HttpClient(config, headers={"Authorization": authorization.reveal()})
     await client.open()
     try:
@@ -61,17 +67,21 @@ class Certificate:
 
 
 async def certificate(endpoint: str, *, ca_file: Path | None = None) -> Certificate | None:
-    """Shake hands as Konnect would; None where the endpoint has no TLS (on loopback only)."""
-    parts = urlsplit(endpoint)
-    host = parts.hostname or ""
+    """Shake hands as Konnect would; None where the endpoint has no TLS (on loopback only).
+
+    Raises `ConfigError` for an unusable *ca_file*.
+    """
+    context = await asyncio.to_thread(client_context, ClientTls(ca_file=ca_file))
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname or "", parts.port or 443
+    except ValueError:
+        return Certificate("the endpoint is no URL")
     if parts.scheme == "http" and is_loopback(host):
         return None
     try:
-        context = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
         async with asyncio.timeout(_TIMEOUT):
-            _, writer = await asyncio.open_connection(
-                host, parts.port or 443, ssl=context, server_hostname=host
-            )
+            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
         return Certificate(f"it is not trusted: {error.verify_message}", untrusted=True)
     except ssl.SSLError as error:

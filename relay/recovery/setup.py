@@ -6,6 +6,7 @@ be shown to somebody, and carrying it out. Never asks anybody, never prints.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from relay.clock import Clock
@@ -24,6 +25,10 @@ class SetupRefused(RelayError):
 
 class SetupFailed(RelayError):
     """The set-up did not come to its end."""
+
+    def __init__(self, message: str, *, undone: bool = True) -> None:
+        super().__init__(message)
+        self.undone = undone  # False: something of it may be left in Konnect
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +97,18 @@ async def carry_out(api: KonnectApi, wanted: Plan, authorization: Secret, clock:
         made = await api.create_destination(
             wanted.name, wanted.endpoint, authorization, log_format=wanted.log_format
         )
-    except KonnectError as error:
-        raise await _without_destination(api, wanted, error, clock) from error
+    except (KonnectError, asyncio.CancelledError) as error:
+        raise await _without_destination(api, wanted, _told(error), clock) from error
     try:
         await api.set_webhook(wanted.scope, made.id, enabled=True)
-    except KonnectError as error:
-        raise await _without_webhook(api, wanted, made, error, clock) from error
+    except (KonnectError, asyncio.CancelledError) as error:
+        raise await _without_webhook(api, wanted, made, _told(error), clock) from error
     return made
+
+
+def _told(error: KonnectError | asyncio.CancelledError) -> KonnectError:
+    """Somebody who presses Ctrl-C wants no half of it either, and is told what became of it."""
+    return error if isinstance(error, KonnectError) else KonnectUnavailable("The set-up was interrupted.")
 
 
 async def _without_destination(
@@ -114,7 +124,8 @@ async def _without_destination(
     except KonnectError:
         return SetupFailed(
             f"{error} Whether the destination {wanted.name} was created is not known;"
-            f" `konnect teardown --name {wanted.name}` removes it."
+            f" `konnect teardown --name {wanted.name}` removes it.",
+            undone=False,
         )
     return SetupFailed(f"{error} Nothing was changed.")
 
@@ -132,7 +143,8 @@ async def _without_webhook(
     except KonnectError as second:
         return SetupFailed(
             f"{error} Undoing failed as well ({second}) The destination {wanted.name} ({made.id}) is left in"
-            f" Konnect; `konnect teardown --name {wanted.name}` removes it."
+            f" Konnect; `konnect teardown --name {wanted.name}` removes it.",
+            undone=False,
         )
     return SetupFailed(f"{error} {lost or 'Everything is as it was before.'}")
 

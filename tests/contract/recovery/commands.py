@@ -25,7 +25,7 @@ class Commands:
         folder: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        self.path = folder / "relay.yaml"
+        self.path = folder / "commands.yaml"  # a relay may be reading its own just now
         self.folder = folder
         self._capsys = capsys
         self.settings: dict[str, Any] = {

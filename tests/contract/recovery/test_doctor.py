@@ -13,7 +13,9 @@ import pytest
 import trustme
 
 from relay.clock import SystemClock
-from relay.recovery.probe import certificate
+from relay.config.secret import Secret
+from relay.recovery.binding import shown
+from relay.recovery.probe import certificate, knock
 from tests.contract.recovery.commands import Commands
 from tests.fakes.konnect import TOKEN, FakeKonnect, Maker, Place
 from tests.fakes.process import RelayProcess, free_port
@@ -29,7 +31,7 @@ async def konnect() -> AsyncIterator[FakeKonnect]:
 
 @pytest.fixture
 def relay(command: Commands, tmp_path: Path) -> RelayProcess:
-    """A relay that is not started yet; commands use its configuration."""
+    """A relay that is not started yet; commands use a configuration like its own."""
     port = free_port()
     command.settings["url"] = f"http://127.0.0.1:{port}"
     command.config = {
@@ -64,7 +66,7 @@ async def test_from_setup_to_teardown_with_a_real_relay(
         command.config["sources"][0]["authorization"].append({"file": str(tmp_path / "second")})
         relay.configure(command.config)
         relay.signal(signal.SIGHUP)
-        await command.document("rotate", "--yes", "--secret-file", str(tmp_path / "second"))
+        await command.document("rotate", "--yes", "--wait", "10", "--secret-file", str(tmp_path / "second"))
         (after,) = konnect.happen(maker.some(3, at=SystemClock().now()))
         await konnect.sent()
 
@@ -178,6 +180,18 @@ async def test_a_good_certificate_tells_its_end(authority: trustme.CA, ca_file: 
 
     assert seen is not None
     assert (seen.problem, seen.expires_at) == (None, end.timestamp())
+
+
+@pytest.mark.parametrize("endpoint", ["https://host:port/x", "https://user:s3cret@[::1", "mailto:x"])
+async def test_an_endpoint_that_is_no_url(endpoint: str) -> None:
+    """Whatever somebody has set in Konnect is judged, and not shown in full."""
+    seen = await certificate(endpoint)
+    answered = await knock(endpoint, Secret("Bearer x"))
+
+    assert seen is not None
+    assert seen.problem is not None
+    assert (answered.status, answered.accepted) == (None, False)
+    assert "s3cret" not in shown(endpoint)
 
 
 async def test_without_tls_on_loopback_there_is_nothing_to_see() -> None:

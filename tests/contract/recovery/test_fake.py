@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import gzip
+import ssl
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+import trustme
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from relay.konnect.parse import parse
@@ -172,3 +174,21 @@ async def test_a_disabled_webhook_gets_nothing(
 
     await clock.advance(7 * 86_400 + 1)
     assert (konnect.held(), konnect.truth.deleted) == ([], 3)
+
+
+async def test_a_bad_certificate_is_final(clock: FakeClock, maker: Maker) -> None:
+    """No second attempt; unless the destination says that nobody is to look."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    async with Siem(tls=context) as receiver, FakeKonnect(clock) as konnect:
+        made = konnect.organisation.bind(receiver.url, "Bearer x")
+        (refused,) = konnect.happen(maker.some(1, at=clock.now()))
+        await konnect.sent()
+        made.skip_ssl_verification = True
+        konnect.organisation.webhook(Place()).failing = False
+        (taken,) = konnect.happen(maker.some(1, at=clock.now()))
+        await konnect.sent()
+
+    assert (refused.answers, refused.refused_certificate) == ([None], True)
+    assert taken.answers == [200]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import stat
 from pathlib import Path
 
 import pytest
 
+from relay.config.secret import Secret
 from relay.recovery.answers import ORGANISATION
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectConflict
 from relay.recovery.removal import delete_patiently
+from relay.recovery.setup import SetupFailed, carry_out, plan
 from tests.contract.recovery.commands import ENDPOINT, Commands
 from tests.fakes.clock import FakeClock
 from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Place
@@ -175,23 +178,46 @@ async def test_a_failed_take_over_of_an_inline_webhook_tells_what_is_lost(
     assert is_untouched(konnect)
 
 
-async def test_what_cannot_be_undone_is_told(konnect: FakeKonnect, command: Commands) -> None:
+async def test_what_cannot_be_undone_is_told(konnect: FakeKonnect, command: Commands, tmp_path: Path) -> None:
     """Konnect goes away between two steps: the message names what is left, and how to remove it."""
     konnect.faults.add(Fault("PATCH", "*/audit-log-webhook", status=500))
     konnect.faults.add(Fault("DELETE", "*", status=500, times=-1))
 
-    code, _, err = await command("setup", "--yes")
+    file = tmp_path / "authorization"
+
+    code, _, err = await command("setup", "--yes", "--secret-file", str(file))
 
     (left,) = konnect.organisation.destinations
     assert code == 1
+    assert file.exists()
     assert left in err
     assert "konnect teardown --name konnect-relay-us" in err
+
+
+@pytest.mark.parametrize("at", ["*/audit-log-destinations", "*/audit-log-webhook"])
+async def test_an_interrupted_set_up_is_undone(
+    konnect: FakeKonnect, api: KonnectApi, clock: FakeClock, at: str
+) -> None:
+    """Ctrl-C while Konnect thinks: whoever pressed it wants no half of it."""
+    wanted = await plan(api, ORGANISATION, name="relay", endpoint=ENDPOINT, log_format="cef", take_over=False)
+    method = "POST" if at.endswith("destinations") else "PATCH"
+    konnect.faults.add(Fault(method, at, hang=True, effective=True))
+    running = asyncio.ensure_future(carry_out(api, wanted, Secret("Bearer new"), clock))
+    await konnect.asked(method, at.removeprefix("*"))
+
+    running.cancel()
+
+    with pytest.raises(SetupFailed, match="interrupted"):
+        await running
+    assert is_untouched(konnect)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--url", "http://relay.example.com"), "https"),
+        (("--url", "https://relay.example.com:port"), "https"),
+        (("--url", "relay"), "https"),
         (("--region", "us.example.com"), "region"),
         (("--format", "xml"), "xml"),
     ],
@@ -306,6 +332,28 @@ async def test_an_existing_file_is_what_konnect_will_send(
     assert made is not None
     assert made.authorization == "Splunk known-before"
     assert "known-before" not in out + err
+
+
+async def test_the_configured_authorization_may_be_what_konnect_sends(
+    konnect: FakeKonnect, command: Commands
+) -> None:
+    """Then the relay knows it already, and nobody has to be shown it."""
+    code, out, err = await command("setup", "--yes", "--as-configured")
+
+    made = konnect.organisation.webhook(Place()).destination
+    assert code == 0
+    assert made is not None
+    assert made.authorization == "Bearer old"
+    assert "Bearer old" not in out + err
+
+
+async def test_one_authorization_cannot_come_from_two_places(
+    konnect: FakeKonnect, command: Commands, tmp_path: Path
+) -> None:
+    """Wrong usage."""
+    code, _, _ = await command("setup", "--as-configured", "--secret-file", str(tmp_path / "x"))
+
+    assert (code, konnect.calls) == (2, [])
 
 
 async def test_a_portals_webhook_is_set_with_its_own_source(

@@ -56,6 +56,7 @@ class FakeKonnect:
         self.date: str | None = None  # a Date header in place of the true one
         self._clock = clock
         self._closing = asyncio.Event()
+        self._arrival = asyncio.Condition()  # a call came
         self._runner: web.ServerRunner | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._routes = self._table()
@@ -144,6 +145,11 @@ class FakeKonnect:
         """The calls of this method whose path ends like that."""
         return [call for call in self.calls if call.method == method and call.path.endswith(path)]
 
+    async def asked(self, method: str, path: str, *, times: int = 1, within: float = TIME_LIMIT) -> None:
+        """Wait until so many such calls have come, answered or not."""
+        async with asyncio.timeout(within), self._arrival:
+            await self._arrival.wait_for(lambda: len(self.called(method, path)) >= times)
+
     # The server's side
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -182,7 +188,9 @@ class FakeKonnect:
         _, host, path = request.path.split("/", 2) if request.path.count("/") > 1 else ("", "", "")
         authorization = request.headers.get("Authorization")
         call = Call(request.method, host, f"/{path}", request.query, await request.read(), authorization)
-        self.calls.append(call)
+        async with self._arrival:
+            self.calls.append(call)
+            self._arrival.notify_all()
         fault = self.faults.take(call.method, call.path)
         if fault is None:
             response = await self._answer(call)
