@@ -3,7 +3,7 @@
     sources ─▶ IngestServer ─▶ queue ─▶ one DestinationWorker each ─▶ destinations
                                  ▲ ▲
                  AdminServer ────┘ └── Presence ◀─▶ the other replicas, on a cluster
-     (metrics, status, putting things right)
+     (metrics, status, putting things right)     Completeness ─▶ gaps ─▶ Konnect's API
 
 Owns which parts run in this process's role, and how a changed configuration reaches them. Holds no
 logic of its own: whatever can be tested without a process lives in the parts.
@@ -39,9 +39,10 @@ from relay.observe.presence import Presence
 from relay.observe.replicas import holder
 from relay.queue.base import Queue
 from relay.queue.fates import Wanted
+from relay.recovery.completeness import Completeness
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
-_FIXED_SECTIONS = ("server", "admin", "queue", "logging")
+_FIXED_SECTIONS = ("server", "admin", "queue", "recovery", "logging")
 # How much of the shutdown grace the intake may take to answer what it has begun to read.
 _INGEST_SHARE = 0.4
 
@@ -83,9 +84,19 @@ class Relay:
         self._deliveries: dict[str, _Delivery] = {}
         self._workers: asyncio.TaskGroup | None = None
         self._ingest: IngestServer | None = None
+        self._completeness: Completeness | None = None
         if role != "deliver":
             self._ingest = IngestServer(
                 config.server, config.sources, queue, clock=clock, metrics=metrics, log=log
+            )
+            self._completeness = Completeness(
+                config,
+                queue,
+                leads=self._leads,
+                clock=clock,
+                rng=self._rng,
+                metrics=metrics,
+                log=log,
             )
         self._presence = Presence(queue, self._describe, clock=clock, log=log)
         self._admin = AdminServer(_admin_of(config, role), self, metrics, clock=clock, log=log)
@@ -97,13 +108,15 @@ class Relay:
         self._metrics.bind(self.queue, clock=self._clock)
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
-            presence = workers.create_task(self._presence.run(), name="presence")
+            background = [workers.create_task(self._presence.run(), name="presence")]
             try:
                 for delivery in await self._prepare(self._config.destinations):
                     self._start(delivery)
                 await self._admin.start()
                 if self._ingest is not None:  # last: whoever is answered 200 finds everything running
                     await self._ingest.start()
+                if self._completeness is not None:
+                    background.append(workers.create_task(self._completeness.run(), name="completeness"))
                 self._log.info(
                     "relay.started",
                     role=self._role,
@@ -114,7 +127,8 @@ class Relay:
                 await stop.wait()
             finally:
                 await self._shut_down()
-                presence.cancel()  # last: who falls silent with requests in the air loses its leases
+                for task in background:
+                    task.cancel()  # last: who falls silent with requests in the air loses its leases
 
     async def _shut_down(self) -> None:
         """Accept no more, finish what was accepted, stop sending, let go. The queue is closed by `run`."""
@@ -122,6 +136,8 @@ class Relay:
         self._log.info("relay.stopping", grace=grace)
         if self._ingest is not None:
             await self._ingest.stop(grace * _INGEST_SHARE)
+        if self._completeness is not None:
+            await self._completeness.end()
         left = grace * (1 - _INGEST_SHARE)
         await asyncio.gather(*[self._let_go(each, left) for each in self._deliveries.values()])
         await self._admin.stop()
@@ -212,6 +228,8 @@ class Relay:
         self._metrics.set_targets(*targets(new))
         if self._ingest is not None:
             self._ingest.reload(new.sources)
+        if self._completeness is not None:
+            self._completeness.set_sources(new.sources)
         await asyncio.gather(*[self._remove(name) for name in stale])
         for delivery in prepared:
             self._start(delivery)
@@ -237,7 +255,16 @@ class Relay:
             configuration=self._agreement,
             sources=sources,
             destinations={name: sighting for name, sighting in seen.items() if sighting is not None},
+            recovering=self._completeness.doing if self._completeness is not None else None,
         )
+
+    def _leads(self) -> bool:
+        """Whether this is the replica that closes gaps: the oldest one that accepts.
+
+        Two may think so for a moment, which Konnect answers 409, and duplicates vanish.
+        """
+        accepting = [replica for replica in self.replicas() if replica.role != "deliver"]
+        return min(accepting, key=lambda replica: (replica.started_at, replica.id)).id == self._replica
 
     def sources(self) -> Sequence[ConfiguredSource]:
         names = [source.name for source in self._config.sources]

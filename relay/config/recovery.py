@@ -58,6 +58,10 @@ class KonnectRecovery(Section):
     job_interval: Annotated[Duration, Field(gt=0)] = Field(
         10.0, description="Time between two looks at a replay job."
     )
+    heartbeat: Annotated[Duration, Field(gt=0)] | None = Field(
+        None,
+        description="Warn when no event follows a look at the webhook for so long; left out: do not look.",
+    )
     timeout: Annotated[Duration, Field(gt=0)] = Field(
         20.0, description="Longest time a call of Konnect's API may take."
     )

@@ -110,6 +110,9 @@ class Source(Section):
         Duration | None,
         BeforeValidator(_off_is_none, json_schema_input_type=Duration | Literal["off", False]),
     ] = Field(WEEK, description="How long an event is remembered so that a second copy is dropped, or off.")
+    silence: Annotated[Duration, Field(gt=0)] | None = Field(
+        None, description="Warn when no event has come for so long."
+    )
 
 
 class Logging(Section):

@@ -19,7 +19,7 @@ from typing import Any, Final
 from relay.clock import Clock
 from relay.config.secret import Secret
 from relay.demo.konnect import TOKEN, DemoKonnect
-from relay.demo.process import DemoRelay
+from relay.demo.process import CannotStart, DemoRelay
 from relay.demo.siem import DemoSiem
 from relay.recovery.answers import ORGANISATION
 from relay.recovery.api import Hosts, KonnectApi
@@ -91,7 +91,10 @@ class Scene:
         return {siem.name: len(truth - siem.events) for siem in self.siems}
 
     async def play(self, stop: asyncio.Event) -> Result:
-        """The whole of it; *stop* ends the events early, and what there is is delivered all the same."""
+        """The whole of it; *stop* ends the events early, and what there is is delivered all the same.
+
+        Raises `CannotStart`.
+        """
         try:
             async with asyncio.TaskGroup() as tasks:
                 await self._set_up(tasks)
@@ -103,6 +106,8 @@ class Scene:
                 acting.cancel()
                 await self._finish()
                 looking.cancel()
+        except* CannotStart as group:
+            raise _first(group) from None
         finally:
             await self._put_away()
         counts = self.konnect.counts
@@ -202,6 +207,12 @@ class Scene:
     def _say(self, sentence: str) -> None:
         self.picture.news.append((self.elapsed, sentence))
         self._tell(self.elapsed, sentence)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _until(stop: asyncio.Event, acting: asyncio.Task[None]) -> None:

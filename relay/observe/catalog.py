@@ -107,6 +107,12 @@ SOURCE_AGE = _gauge(
     "Time since the source's last accepted event, or since the relay started if there was none.",
     "source",
 )
+SOURCE_SILENCE_LIMIT = _gauge(
+    "source_silence_limit_seconds", "The source's `silence`; 0 where it has none.", "source"
+)
+SOURCE_ECHO_MISSING = _gauge(
+    "source_echo_missing", "Whether no event has followed our own calls of Konnect's API in time.", "source"
+)
 SIGNATURES = _counter(
     "signatures_total", "Events by the result of their signature check.", "source", "result"
 )
@@ -188,7 +194,16 @@ GAP_DEADLINE = _gauge(
     "Time until Konnect deletes what the oldest open gap misses; 7 days while none is open.",
     "source",
 )
-RECOVERED = _counter("recovered_events_total", "Events fetched by recovery.", "source")
+GAPS_LOST = _gauge(
+    "gaps_lost",
+    "Remembered gaps of which Konnect had deleted events, some or all, before they came.",
+    "source",
+)
+RECOVERED = _counter(
+    "recovered_events_total",
+    "Events pulled, and new ones accepted while a replay job of ours ran, live ones included.",
+    "source",
+)
 
 REPLICAS = _gauge("replicas", "Processes of the relay that are alive on this queue.")
 BUILD_INFO = _gauge("build_info", "Always 1; the labels tell what runs.", "version", "python")

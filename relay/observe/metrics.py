@@ -81,6 +81,8 @@ class Metrics:
         self._request_events = self._histogram(catalog.INGEST_REQUEST_EVENTS)
         self._signatures = self._counter(catalog.SIGNATURES)
         self._recovered = self._counter(catalog.RECOVERED)
+        self._silence_limit = self._gauge(catalog.SOURCE_SILENCE_LIMIT)
+        self._echo_missing = self._gauge(catalog.SOURCE_ECHO_MISSING)
         self._commit_duration = self._histogram(catalog.COMMIT_DURATION)
         self._commit_batches = self._histogram(catalog.COMMIT_BATCHES)
         self._corrupt = self._counter(catalog.QUEUE_CORRUPT)
@@ -99,6 +101,8 @@ class Metrics:
             self._request_events,
             self._signatures,
             self._recovered,
+            self._silence_limit,
+            self._echo_missing,
         )
         self._per_destination: tuple[MetricWrapperBase, ...] = (
             self._attempts,
@@ -154,6 +158,19 @@ class Metrics:
         series = self._sources.get(source)
         if series is not None:
             series.request_events.observe(sum([count for _, count in formats]))
+
+    # -- recovery
+
+    def recovered(self, source: str, events: int) -> None:
+        """Recovery brought new events."""
+        if source in self._sources:
+            self._recovered.labels(source).inc(events)
+
+    def silence(self, source: str, limit: float | None, *, echo_missing: bool) -> None:
+        """How long the source may be silent, in seconds, and whether our own calls were not heard of."""
+        if source in self._sources:
+            self._silence_limit.labels(source).set(limit or 0.0)
+            self._echo_missing.labels(source).set(echo_missing)
 
     # -- queue
 
@@ -222,7 +239,8 @@ class Metrics:
 
     def _new_source(self, name: str) -> _SourceSeries:
         if name != catalog.UNKNOWN_SOURCE:
-            self._recovered.labels(name)
+            for metric in (self._recovered, self._silence_limit, self._echo_missing):
+                metric.labels(name)
             for result in catalog.SIGNATURE_RESULTS:
                 self._signatures.labels(name, result)
         return _SourceSeries(
@@ -259,7 +277,7 @@ class _Books(Collector):
         """Ask the queue again."""
         # Metrics matter most while the queue is sick: gaps that cannot be read keep their last value.
         with suppress(QueueError):
-            self._gaps = await self._ledger.gaps()
+            self._gaps = await self._ledger.gaps(include_closed=True)
             # Counters that were seen must not be lower after a crash: Prometheus would take that for
             # a reset and count everything once more.
             await self._ledger.flush()

@@ -34,7 +34,7 @@ class Notes(Protocol):
 
 
 class Heartbeat:
-    """Of one process that accepts. `begin` once it does, `run` from then on, `end` when it no longer does."""
+    """Of one process that accepts: `run` while it does, `end` when it no longer does."""
 
     def __init__(self, notes: Notes, sources: Callable[[], Sequence[str]], *, clock: Clock, log: Log) -> None:
         self._notes = notes
@@ -43,24 +43,24 @@ class Heartbeat:
         self._log = log
         self._begun = False
 
-    async def begin(self) -> None:
-        """Open a gap for every source if nobody accepted for too long before. Raises `QueueError`."""
-        await self._compare()
-        self._begun = True
-        # The gap comes first: were we killed between the two, the next process would open it once more.
-        with suppress(QueueError):
-            await self._notes.beat(self._clock.now())
-
     async def run(self) -> None:
-        """Beat without end."""
+        """Compare with the last note, then beat without end."""
         while True:
             before = self._clock.now()
-            await self._clock.sleep(BEAT)
             # A queue that takes nothing is reported by whoever has something to store in it.
             with suppress(QueueError):
-                if self._clock.now() - before > BEAT + MARGIN:  # this process, or its machine, stood still
-                    await self._compare()
-                await self._notes.beat(self._clock.now())
+                await self.beat()
+            await self._clock.sleep(BEAT)
+            if self._clock.now() - before > BEAT + MARGIN:  # this process, or its machine, stood still
+                self._begun = False
+
+    async def beat(self) -> None:
+        """One note; before the first one, a gap if nobody accepted for too long. Raises `QueueError`."""
+        if not self._begun:
+            # First the gap: were we killed between the two, the next process would open it once more.
+            await self._compare()
+            self._begun = True
+        await self._notes.beat(self._clock.now())
 
     async def end(self) -> None:
         """The last note, so that the gap begins where we stopped and not up to ten seconds before."""

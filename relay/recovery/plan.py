@@ -35,6 +35,7 @@ class Rules:
     retry: float = 30.0  # after the first failed replay, doubled after each further one
     retry_most: float = 900.0
     hopeless: float = 3600.0  # until another try at what Konnect does not allow
+    growing: float = 3600.0  # how long a gap that grows is left to grow before a part of it is fetched
     mend: float = 600.0  # between two times a webhook is switched on
 
 
@@ -182,6 +183,7 @@ class Judge:
 
     job: Job
     trouble: str  # empty: it did
+    ours: bool = False  # Konnect did its part, we did not
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,7 @@ def _follow(state: State, job: Job, now: float, rules: Rules) -> Action:
     if hook.polled_at < job.over_at + rules.settle:
         return Poll(job.target)
     if any(_was_refused(gap, job) for gap in state.gaps):
-        return Judge(job, "requests were refused while it ran")
+        return Judge(job, "requests were refused while it ran", ours=True)
     if hook.is_failing:
         return Judge(job, "Konnect gave up on a batch while it ran")
     return Judge(job, "")
@@ -251,6 +253,8 @@ def _recover(state: State, now: float, rules: Rules) -> Action:
         targets = [target for target in state.targets if target.source == gap.source]
         if not targets or not gap.id or gap.end <= now - RETENTION + _SLACK:
             continue  # nobody can help, it is not written down yet, or `expiry` is about to close it
+        if gap.cause == INACTIVE and now < gap.start + rules.growing and _is_failing(state, targets):
+            continue
         if now < gap.end + rules.settle:  # it may still grow
             wake = min(wake, gap.end + rules.settle)
             continue
@@ -266,9 +270,13 @@ def _recover(state: State, now: float, rules: Rules) -> Action:
     return Wait(max(wake, now))
 
 
+def _is_failing(state: State, targets: list[Target]) -> bool:
+    return any(state.hooks[target.scope].is_failing for target in targets)
+
+
 def _fetch(state: State, gap: Gap, target: Target, now: float, rules: Rules) -> Action | None:
     """A replay, or a pull where that is all that is left; None where neither can be done at present."""
-    window = window_of(gap, now, rules)
+    window = _joint_window(state, gap, now, rules)
     if not state.of(gap.id, target.scope).pull and state.hooks[target.scope].receives:
         return Replay(gap, target, window)
     return Pull(gap, target, window) if target.scope == ORGANISATION else None
@@ -277,6 +285,17 @@ def _fetch(state: State, gap: Gap, target: Target, now: float, rules: Rules) -> 
 def window_of(gap: Gap, now: float, rules: Rules) -> Window:
     """What is to be fetched for a gap: with a margin, of what Konnect still has."""
     return Window(max(gap.start - rules.margin, now - RETENTION + _SLACK), min(gap.end + rules.margin, now))
+
+
+def _joint_window(state: State, gap: Gap, now: float, rules: Rules) -> Window:
+    """The gap's window and those of the source's other gaps that overlap: one trouble has several causes."""
+    window = window_of(gap, now, rules)
+    for other in sorted(state.gaps, key=lambda each: each.start):
+        if other.source == gap.source and now >= other.end + rules.settle:
+            its = window_of(other, now, rules)
+            if its.start <= window.end and its.end >= window.start:
+                window = Window(min(window.start, its.start), max(window.end, its.end))
+    return window
 
 
 def _is_covered(work: Work, gap: Gap, now: float, rules: Rules) -> bool:
@@ -294,6 +313,17 @@ def _lost_until(state: State, gap: Gap, targets: list[Target]) -> float | None:
 
 
 # -- what came of it
+
+
+def fetched(state: State, target: Target, window: Window, began_at: float) -> State:
+    """After everything of *window* came: it serves every gap that was over when that began."""
+    work = dict(state.work)
+    for gap in state.gaps:
+        if gap.source == target.source and gap.end <= began_at:
+            before = state.of(gap.id, target.scope)
+            if window.start <= gap.end and window.end >= gap.end:
+                work[gap.id, target.scope] = replace(before, covered=window, failures=0, trouble="")
+    return replace(state, work=work)
 
 
 def failed(work: Work, now: float, rules: Rules, trouble: str, *, can_pull: bool) -> Work:

@@ -50,6 +50,7 @@ from relay.recovery.plan import (
     Wait,
     decide,
     failed,
+    fetched,
     forbidden,
 )
 from relay.recovery.puller import Puller
@@ -163,8 +164,8 @@ class Supervisor:
                 await self._replay(action)
             case Look(job):
                 await self._look(job)
-            case Judge(job, trouble):
-                self._judge(job, trouble)
+            case Judge(job, trouble, ours):
+                self._judge(job, trouble, ours=ours)
             case Pull():
                 await self._pull(action)
             case Close(gap, lost_until):
@@ -203,16 +204,12 @@ class Supervisor:
 
     def _failing_since(self, target: Target, before: Hook | None, hook: Hook) -> float:
         """The last moment at which all was well, as far as we know, or that of the failed attempt."""
-        now, status = hook.polled_at, hook.status
-        known = [now - RETENTION]
-        if before is not None and not before.is_failing:
-            known.append(before.polled_at)
-        elif (received := self._queue.last_received().get(target.source)) is not None:
-            known.append(received)
-        else:
-            known.append(now)
-        attempt = status.last_attempt_at if status is not None else None
-        return max(now - RETENTION, min(max(known), now if attempt is None else attempt))
+        now = hook.polled_at
+        if before is not None and before.is_failing:  # up to then it is noted
+            return before.polled_at
+        good = before.polled_at if before is not None else self._queue.last_received().get(target.source, now)
+        attempt = hook.status.last_attempt_at if hook.status is not None else None
+        return max(now - RETENTION, min(good, now if attempt is None else attempt))
 
     async def _mend(self, target: Target) -> None:
         webhook = await self._api.webhook(target.scope)
@@ -272,25 +269,23 @@ class Supervisor:
         over_at = now if found.state.over else None
         self._state = replace(self._state, job=replace(job, state=found.state, asked_at=now, over_at=over_at))
 
-    def _judge(self, job: Job, trouble: str) -> None:
+    def _judge(self, job: Job, trouble: str, *, ours: bool = False) -> None:
         self._count()
         self._counted = None
         self._state = replace(self._state, job=None)
         if trouble:
-            self._fail(job.gap, job.target, trouble)
+            self._fail(job.gap, job.target, trouble, ours=ours)
             return
-        work = self._state.of(job.gap, job.target.scope)
-        done = replace(work, covered=job.window, failures=0, trouble="")
-        self._state = self._state.with_work(job.gap, job.target.scope, done)
+        self._state = fetched(self._state, job.target, job.window, job.began_at)
         self._log.info("recovery.replayed", gap=job.gap, webhook=str(job.target.scope))
 
-    def _fail(self, gap: int, target: Target, trouble: str) -> None:
+    def _fail(self, gap: int, target: Target, trouble: str, *, ours: bool = False) -> None:
         work = failed(
             self._state.of(gap, target.scope),
             self._clock.now(),
             self._rules,
             trouble,
-            can_pull=target.scope == ORGANISATION,
+            can_pull=target.scope == ORGANISATION and not ours,
         )
         self._state = self._state.with_work(gap, target.scope, work)
         self._log.warning(
@@ -306,6 +301,7 @@ class Supervisor:
     async def _pull(self, action: Pull) -> None:
         gap, target, window = action.gap, action.target, action.window
         work = self._state.of(gap.id, target.scope)
+        began_at = self._clock.now()
         self._say(gap, f"pulling {_span(window.start, window.end)} from the organisation's log")
         try:
             pulled = await self._puller.pull(target.source, window)
@@ -314,6 +310,9 @@ class Supervisor:
             work = replace(work, pull=True)
             given_up = forbidden(work, self._clock.now(), self._rules, str(error), can_pull=True)
             self._state = self._state.with_work(gap.id, target.scope, given_up)
+            return
+        except QueueError as error:
+            self._fail(gap.id, target, f"the queue: {error}", ours=True)
             return
         self._tally.recovered(target.source, pulled.accepted)
         self._log.info(
@@ -325,8 +324,7 @@ class Supervisor:
             complete=pulled.complete,
         )
         if pulled.complete:
-            work = replace(work, covered=window, failures=0, trouble="")
-            self._state = self._state.with_work(gap.id, target.scope, work)
+            self._state = fetched(self._state, target, window, began_at)
         else:
             self._fail(gap.id, target, "Konnect's pages came in a circle")
 

@@ -52,6 +52,7 @@ class Sender:
     def __init__(self, organisation: Organisation, clock: Clock, trust: ssl.SSLContext | None) -> None:
         self.sendings: list[Sending] = []
         self.inactive_stops = True  # an inactive webhook gets nothing until it is enabled anew
+        self.restamps = True  # a replay writes the headers anew, and so the signatures; False: the same bytes
         self._organisation = organisation
         self._clock = clock
         self._trust = trust
@@ -91,7 +92,7 @@ class Sender:
         if not self.ready(sending.place):
             return
         webhook = self._organisation.webhook(sending.place)
-        # A replay stamps the headers anew; a retry repeats the very bytes.
+        # Whether a replay does is not known; a retry repeats the very bytes.
         payload = self._payload(webhook, sending)
         for wait in (0.0, *WAITS):
             if wait:
@@ -113,7 +114,7 @@ class Sender:
     def _payload(self, webhook: Webhook, sending: Sending) -> bytes:
         assert webhook.destination is not None
         log_format = cast("LogFormat", webhook.destination.log_format)
-        stamp = self._clock.now() if sending.replay else None
+        stamp = self._clock.now() if sending.replay and self.restamps else None
         return gzip.compress(body(sending.events, log_format, stamp=stamp), 1, mtime=0)
 
     async def _offer(self, webhook: Webhook, sending: Sending, payload: bytes) -> int | None:

@@ -1,0 +1,130 @@
+"""Everything in one process that sees to it that nothing is missing: down time, lost gaps, silence, recovery.
+
+    Heartbeat ─▶ gaps of down time      Expiry ─▶ lost gaps      Silence ─▶ log, metrics
+    Supervisor ─▶ Konnect's API, where `recovery.konnect` has a token
+
+Owns which of these run, by the configuration, and that a fault in one of them stops nothing else. Only
+processes that accept have it; the heartbeat says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from random import Random
+from typing import Final
+
+from relay.clock import Clock
+from relay.config.recovery import KonnectRecovery
+from relay.config.schema import Config, Source
+from relay.model import Recovering
+from relay.observe.logs import Log
+from relay.observe.metrics import Metrics
+from relay.queue.base import Queue
+from relay.recovery.answers import Scope
+from relay.recovery.api import Hosts, KonnectApi
+from relay.recovery.expiry import Expiry
+from relay.recovery.heartbeat import Heartbeat
+from relay.recovery.plan import Rules, Target
+from relay.recovery.silence import Silence
+from relay.recovery.supervisor import Supervisor
+
+_PAUSE: Final = 10.0  # seconds before a part that failed begins anew
+
+
+class Completeness:
+    """See the module. *leads* tells whether this process is the one to talk to Konnect at present."""
+
+    def __init__(
+        self,
+        config: Config,
+        queue: Queue,
+        *,
+        leads: Callable[[], bool],
+        clock: Clock,
+        rng: Random,
+        metrics: Metrics,
+        log: Log,
+    ) -> None:
+        self._sources: Sequence[Source] = config.sources
+        self._clock = clock
+        self._log = log
+        settings = config.recovery.konnect if config.recovery is not None else None
+        self._heartbeat = Heartbeat(queue, self._names, clock=clock, log=log)
+        self._silence = Silence(
+            queue,
+            self._limits,
+            echo=settings.heartbeat if settings is not None else None,
+            clock=clock,
+            gauges=metrics,
+            log=log,
+        )
+        self._expiry = Expiry(queue, clock=clock, log=log)
+        self._supervisor: Supervisor | None = None
+        if settings is not None and settings.token is not None:
+            self._supervisor = Supervisor(
+                KonnectApi(_hosts(settings), settings.token, clock=clock, timeout=settings.timeout),
+                targets_of(settings, self._names()),
+                queue,
+                leads=leads,
+                rules=Rules(
+                    margin=settings.margin, poll=settings.status_interval, job_poll=settings.job_interval
+                ),
+                clock=clock,
+                rng=rng,
+                tally=metrics,
+                log=log,
+                echo=self._silence,
+            )
+
+    @property
+    def doing(self) -> Recovering | None:
+        """What recovery does here; None where it does nothing."""
+        return None if self._supervisor is None else self._supervisor.doing
+
+    def set_sources(self, sources: Sequence[Source]) -> None:
+        """Watch these from now on."""
+        self._sources = sources
+
+    async def run(self) -> None:
+        """Without end; to be started once the intake accepts."""
+        loops = [self._heartbeat.run, self._expiry.run, self._silence.run]
+        if self._supervisor is not None:
+            loops.append(self._supervisor.run)
+        async with asyncio.TaskGroup() as group:
+            for loop in loops:
+                group.create_task(self._again(loop))
+
+    async def end(self) -> None:
+        """The intake no longer accepts."""
+        await self._heartbeat.end()
+
+    async def _again(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """A bug here must stop neither the intake nor delivery: log it and begin anew."""
+        while True:
+            try:
+                await loop()
+            except Exception:  # noqa: BLE001 - whatever it is
+                self._log.exception("recovery.failed")
+                await self._clock.sleep(_PAUSE)
+
+    def _names(self) -> Sequence[str]:
+        return [source.name for source in self._sources]
+
+    def _limits(self) -> Mapping[str, float | None]:
+        return {source.name: source.silence for source in self._sources}
+
+
+def targets_of(settings: KonnectRecovery, sources: Sequence[str]) -> tuple[Target, ...]:
+    """The webhooks of the organisation and of the configured Dev Portals."""
+    own = Target(settings.source or sources[0])
+    return (own, *(Target(portal.source, Scope(portal.id)) for portal in settings.portals))
+
+
+def _hosts(settings: KonnectRecovery) -> Hosts:
+    hosts = Hosts.of_region(settings.region)
+    regional, everywhere = settings.regional_url, settings.global_url
+    return Hosts(
+        regional.reveal() if regional else hosts.regional,
+        everywhere.reveal() if everywhere else hosts.everywhere,
+    )
