@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(min=2, max=3600, help="How long events flow.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=2, max=3600, help="How long events flow.")] = 45.0,
     rate: Annotated[int, typer.Option(min=10, max=5000, help="Events a second.")] = 200,
     as_json: JsonOption = False,
 ) -> None:

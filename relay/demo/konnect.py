@@ -1,7 +1,8 @@
 """A Konnect for the demonstration: makes events, posts them as Konnect does, and has a replay to ask for.
 
 Owns what was made (the truth the demonstration is judged by) and the retry rules, ten times as fast as
-documented: after 0.1, 0.2, 0.4 and 0.8 s a batch is given up and nobody keeps it for later. Signs nothing.
+documented: after 0.1, 0.2, 0.4 and 0.8 s a batch is given up, nobody keeps it for later, and the webhook is
+inactive: nothing is sent until it is enabled again. Signs nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Counts:
     made: int = 0  # events
     retries: int = 0
     given_up: int = 0  # events of batches that nobody took
+    unsent: int = 0  # events that happened while the webhook was inactive
     replayed: int = 0  # events sent once more
 
 
@@ -115,6 +117,9 @@ class DemoKonnect:
         now = round(self._clock.now() * 1000)
         batch = [self._event(now + n) for n in range(events)]
         self._made += batch
+        if self.webhook.failing or not self.webhook.enabled:
+            self.counts.unsent += events
+            return
         self._tasks.create_task(self._send([each.line for each in batch]))
 
     def _event(self, at: int) -> _Made:
@@ -140,7 +145,6 @@ class DemoKonnect:
             status = await self._post(body, headers)
             self.webhook.last_attempt_at, self.webhook.last_code = self._clock.now(), status
             if status is not None and 200 <= status < 300:
-                self.webhook.failing = False
                 return True
             if status not in (None, 429, 500):
                 break

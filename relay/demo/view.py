@@ -42,7 +42,8 @@ def _parts(scene: Scene) -> Table:
 def _rows(scene: Scene) -> Iterator[tuple[Text | str, ...]]:
     counts, status = scene.konnect.counts, scene.picture.status
     state = "inactive" if scene.konnect.webhook.failing else "active"
-    note = f"{counts.retries:,} retries, {counts.given_up:,} given up, {counts.replayed:,} replayed"
+    note = f"{counts.retries:,} retries, {counts.given_up:,} given up, {counts.unsent:,} unsent, "
+    note += f"{counts.replayed:,} replayed"
     yield "Konnect", Text(state, "green" if state == "active" else "red"), f"{counts.made:,}", "", "", note
     if status is None:
         yield "relay", _state("down"), "–", "–", "", ""
@@ -76,9 +77,10 @@ def _state(state: str) -> Text:
 def summary(result: Result) -> Iterator[str]:
     """How it ended, for people."""
     yield (
-        f"{result.made:,} events in {result.seconds:g} s; {result.given_up:,} were given up while the relay "
-        f"was down, {result.replayed:,} were sent again in {result.replay_jobs} replay jobs."
+        f"{result.made:,} events in {result.seconds:g} s. While the relay was down, {result.given_up:,} were "
+        f"given up and {result.unsent:,} never sent."
     )
+    yield f"{result.replayed:,} were sent once more, in {result.replay_jobs} replay jobs."
     for name, missing in result.missing.items():
         yield f"{name}: {missing:,} missing, {result.twice[name]:,} came twice (delivery is at least once)."
     yield "Everything Konnect has is at both SIEMs." if result.complete else "Something is missing."

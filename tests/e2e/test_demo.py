@@ -8,7 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 
-LIMIT = 60.0  # seconds the whole of it may take on a busy machine
+LIMIT = 100.0  # seconds the whole of it may take on a busy machine
 
 
 async def begin(*arguments: str) -> Process:
@@ -17,7 +17,10 @@ async def begin(*arguments: str) -> Process:
 
 
 async def test_everything_is_at_both_siems_in_the_end() -> None:
-    """The relay is killed and loses batches, a SIEM flaps; a replay fills the gap, and the status is 0."""
+    """The relay is killed and loses batches, a SIEM flaps; a replay fills the gap, and the status is 0.
+
+    Half a minute, nearly all of it idle: recovery lets things settle for 20 s before it asks for a replay.
+    """
     process = await begin("--seconds", "4", "--rate", "100", "--json")
     async with asyncio.timeout(LIMIT):
         out, err = await process.communicate()
@@ -27,7 +30,7 @@ async def test_everything_is_at_both_siems_in_the_end() -> None:
     assert result["complete"]
     assert set(result["missing"].values()) == {0}
     assert result["replay_jobs"] >= 1
-    assert result["replayed"] >= result["given_up"]
+    assert result["replayed"] >= result["given_up"] + result["unsent"] > 0
 
 
 async def test_it_can_be_stopped_early() -> None:
