@@ -9,6 +9,7 @@ import pytest
 from relay.konnect.peek import EventType
 from relay.recovery import keys
 from relay.recovery.keys import Key
+from relay.recovery.pulled import line_of
 from tests.fakes.events import DATA
 from tests.fakes.konnect import PORTAL, Maker
 from tests.fakes.konnect.events import AuditEvent
@@ -75,6 +76,13 @@ def test_both_writings_of_an_event_have_one_key(log_format: LogFormat) -> None:
 
     assert found == [keys.of_entry(entry(it)) for it in events]
     assert len(set(found)) == len(events)
+
+
+def test_what_recovery_pulled_has_the_key_of_its_entry() -> None:
+    """The relay appends such events in a writing of its own."""
+    entries = [entry(it) for it in Maker().some(9, at=AT)]
+
+    assert [keys.of_line(line_of(it)) for it in entries] == [keys.of_entry(it) for it in entries]
 
 
 def test_a_portals_event_is_told_from_the_organisations() -> None:
