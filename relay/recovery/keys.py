@@ -56,7 +56,7 @@ def of_record(record: Record) -> Key | None:
         case EventType.AUTHENTICATION:
             text = (name.removeprefix(_OUTCOME).lower(), "", _flag(record.success))
         case EventType.AUTHORIZATION:
-            text = (name.removeprefix(_AUTHZ), record.action or "", _flag(record.granted))
+            text = (_resource(name.removeprefix(_AUTHZ)), record.action or "", _flag(record.granted))
         case _:
             text = ("", _request(record.act, record.request), _number(record.status))
     return _key(kind, record.rt, record.trace_id, record.org_id, record.portal_id, record.principal_id, text)
