@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from random import Random
 
 from relay import __version__
-from relay.admin.control import ConfiguredDestination, ConfiguredSource
+from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess
 from relay.admin.server import AdminServer
 from relay.clock import Clock
 from relay.config.agreement import agreement
@@ -39,7 +39,7 @@ from relay.observe.presence import Presence
 from relay.observe.replicas import holder
 from relay.queue.base import Queue
 from relay.queue.fates import Wanted
-from relay.recovery.completeness import Completeness
+from relay.recovery.completeness import Completeness, targets_of
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
 _FIXED_SECTIONS = ("server", "admin", "queue", "recovery", "logging")
@@ -269,6 +269,16 @@ class Relay:
     def sources(self) -> Sequence[ConfiguredSource]:
         names = [source.name for source in self._config.sources]
         return [ConfiguredSource(name, f"/audit-logs/{name}") for name in names]
+
+    def konnect(self) -> KonnectAccess:
+        if self._config.recovery is None:
+            return KonnectAccess()
+        settings = self._config.recovery.konnect
+        portals = {each.source: (each.scope.portal,) for each in targets_of(settings, self._names())}
+        return KonnectAccess(settings.region, settings.token is not None, settings.margin, portals)
+
+    def _names(self) -> list[str]:
+        return [source.name for source in self._config.sources]
 
     def destinations(self) -> Sequence[ConfiguredDestination]:
         return [ConfiguredDestination(config.name, config.type) for config in self._config.destinations]

@@ -6,7 +6,6 @@ Owns the wire form of requests; the wire form of answers is the dataclasses of `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
 
 import orjson
@@ -17,35 +16,21 @@ from relay.admin import asking
 from relay.admin.control import RelayControl
 from relay.admin.dead_letters import detail, summary
 from relay.admin.events import stream
+from relay.admin.gaps import gap_statuses
 from relay.admin.status import (
     DestinationStatus,
     destination_statuses,
     reader_statuses,
     relay_status,
 )
-from relay.admin.times import rfc3339, rfc3339_or_none
 from relay.clock import Clock
 from relay.errors import Conflict, NotFound
-from relay.model import Gap
 from relay.queue.base import DeadLetterFilter
 
 
 def json_response(document: object, status: int = HTTPStatus.OK) -> Response:
     """A JSON answer; dataclasses become objects."""
     return Response(body=orjson.dumps(document), status=status, content_type="application/json")
-
-
-@dataclass(frozen=True, slots=True)
-class GapStatus:
-    """A span in which Konnect may have given up on us."""
-
-    id: int
-    source: str
-    start: str
-    end: str
-    cause: str
-    refusals: int
-    closed_at: str | None
 
 
 class Api:
@@ -156,21 +141,10 @@ class Api:
     async def _gaps(self, request: Request) -> Response:
         query = asking.read_query(request, asking.GapQuery)
         gaps = await self._queue.gaps(include_closed=query.include_closed)
-        return json_response({"data": list(map(_gap, gaps))})
+        control, now = self._control, self._clock.now()
+        return json_response({"data": gap_statuses(gaps, control.konnect(), control.replicas(), now)})
 
     async def _events(self, request: Request) -> StreamResponse:
         asked = asking.read_query(request, asking.EventQuery)
         self._require_delivering()
         return await stream(request, asked, self._control, self._clock.now())
-
-
-def _gap(gap: Gap) -> GapStatus:
-    return GapStatus(
-        id=gap.id,
-        source=gap.source,
-        start=rfc3339(gap.start),
-        end=rfc3339(gap.end),
-        cause=gap.cause,
-        refusals=gap.refusals,
-        closed_at=rfc3339_or_none(gap.closed_at),
-    )

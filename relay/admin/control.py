@@ -6,8 +6,8 @@ the queue itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from relay.destinations.base import ProbeReport
@@ -30,6 +30,17 @@ class ConfiguredDestination:
 
     name: str
     type: str  # e.g. `splunk_hec`
+
+
+@dataclass(frozen=True, slots=True)
+class KonnectAccess:
+    """What this process knows of Konnect's side. Holds no token."""
+
+    region: str | None = None  # None: not configured
+    recovers: bool = False  # it has a token, so gaps are closed by the relay
+    margin: float = 120.0  # seconds around a gap
+    portals_by_source: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    """The webhooks that bring a source's events: None is the organisation's."""
 
 
 class RelayControl(Protocol):
@@ -57,6 +68,10 @@ class RelayControl(Protocol):
 
     def wanted(self, destination: str) -> Wanted:
         """What the destination's filter lets through, as it is configured now; everything without one."""
+        ...
+
+    def konnect(self) -> KonnectAccess:
+        """What is known of Konnect's side."""
         ...
 
     async def hold(self, destination: str, detail: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from relay.admin.control import ConfiguredDestination, ConfiguredSource, RelayControl
+from relay.admin.gaps import GapStatus, gap_statuses
 from relay.admin.times import rfc3339, rfc3339_or_none
 from relay.model import (
     Books,
@@ -43,6 +44,7 @@ class SourceStatus:
     accepted: int
     duplicates: int
     open_gaps: int
+    lost_gaps: int  # closed ones of which Konnect had deleted something
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +136,14 @@ class RelayStatus:
     sources: tuple[SourceStatus, ...]
     destinations: tuple[DestinationStatus, ...]
     open_gaps: int
+    gaps: tuple[GapStatus, ...]  # the open ones
+    recovery: str | None  # what the replica that recovers does; None: none of them does
 
 
 async def relay_status(control: RelayControl, now: float) -> RelayStatus:
     """The whole document. Raises `QueueError` when the queue cannot be read."""
-    gaps = await control.queue.gaps()
+    known = await control.queue.gaps(include_closed=True)
+    gaps = [gap for gap in known if gap.closed_at is None]
     replicas = control.replicas()
     own = replicas[0]
     return RelayStatus(
@@ -148,9 +153,11 @@ async def relay_status(control: RelayControl, now: float) -> RelayStatus:
         time=rfc3339(now),
         replicas=tuple(_replica_status(each, own) for each in replicas),
         queue=_queue_status(control.queue),
-        sources=_source_statuses(control, replicas, gaps),
+        sources=_source_statuses(control, replicas, known),
         destinations=destination_statuses(control, now),
         open_gaps=len(gaps),
+        gaps=gap_statuses(gaps, control.konnect(), replicas, now),
+        recovery=next((it.recovering.detail for it in replicas if it.recovering is not None), None),
     )
 
 
@@ -222,7 +229,8 @@ def _source_statuses(
             last_event_at=rfc3339_or_none(last.get(name)),
             accepted=sum(accepted.get((name, form), 0) for form in Format),
             duplicates=duplicates.get(name, 0),
-            open_gaps=sum(gap.source == name for gap in gaps),
+            open_gaps=sum(gap.source == name and gap.closed_at is None for gap in gaps),
+            lost_gaps=sum(gap.source == name and gap.lost_until is not None for gap in gaps),
         )
         for name in dict.fromkeys((*configured, *(source for source, _ in accepted)))
         for source, seen in ((configured.get(name), last_seen(replicas, name)),)

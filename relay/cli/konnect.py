@@ -7,6 +7,7 @@ import typer
 from relay.cli import (
     konnect_doctor,
     konnect_reconcile,
+    konnect_recover,
     konnect_rotate,
     konnect_setup,
     konnect_status,
@@ -17,6 +18,7 @@ app = typer.Typer(help="Konnect's side of it.", no_args_is_help=True, rich_marku
 app.command("setup")(konnect_setup.setup)
 app.command("status")(konnect_status.status)
 app.command("doctor")(konnect_doctor.doctor)
+app.command("recover")(konnect_recover.recover)
 app.command("rotate")(konnect_rotate.rotate)
 app.command("teardown")(konnect_teardown.teardown)
 app.command("reconcile")(konnect_reconcile.reconcile)

@@ -29,6 +29,11 @@ def status(
     screen.print(_destinations(document["destinations"]))
     screen.print()
     screen.print(_sources(document["sources"]))
+    if document["gaps"]:
+        screen.print()
+        screen.print(_gaps(document["gaps"]))
+        for call in [call for it in document["gaps"] for call in it["replay"]]:
+            screen.print(output.printable(call), markup=False, soft_wrap=True)
     if len(document["replicas"]) > 1:
         screen.print()
         screen.print(_replicas(document["replicas"], document["destinations"]))
@@ -51,6 +56,10 @@ def _headline(document: Any) -> str:
         )
     if document["open_gaps"]:
         lines.append(f"gaps: {document['open_gaps']:,} open; Konnect may hold events that never arrived")
+    if document["recovery"]:
+        lines.append(f"recovery: {output.printable(document['recovery'])}")
+    if lost := sum(it["lost_gaps"] for it in document["sources"]):
+        lines.append(f"lost: Konnect had deleted events of {lost:,} gaps before they could be fetched")
     return "\n".join(lines)
 
 
@@ -121,6 +130,32 @@ def _sources(sources: list[Any]) -> Table:
                 it["open_gaps"],
             )
             for it in sources
+        ],
+    )
+
+
+def _gaps(gaps: list[Any]) -> Table:
+    return output.table(
+        "GAP",
+        "SOURCE",
+        "CAUSE",
+        "FROM",
+        "TO",
+        "#AGE",
+        "#LEFT",
+        "DOING",
+        rows=[
+            (
+                it["id"],
+                it["source"],
+                it["cause"],
+                it["start"],
+                it["end"],
+                output.span(it["age_seconds"]),
+                output.span(it["deadline_seconds"]),
+                it["doing"] or "replay it by hand",
+            )
+            for it in gaps
         ],
     )
 

@@ -230,7 +230,8 @@ def _follow(state: State, job: Job, now: float, rules: Rules) -> Action:
         due = job.asked_at + rules.job_poll
         return Look(job) if now >= due else Wait(due)
     if job.state is not ReplayState.COMPLETED:
-        return Judge(job, f"Konnect's replay job ended as {job.state}")
+        refused = any(_was_refused(gap, job) for gap in state.gaps)
+        return Judge(job, f"Konnect's replay job ended as {job.state}", ours=refused)
     if now < job.over_at + rules.settle:
         return Wait(job.over_at + rules.settle)
     hook = state.hooks[job.target.scope]

@@ -31,7 +31,7 @@ _RENAMED: Final = {
 }
 _USED: Final = frozenset({"ts", "type", "outcome", "authentication_type"})
 _OWN: Final = frozenset({"event_product", "event_ts", "event_vendor", "name", "rt", "severity", MARK})
-_RESOURCE: Final = re.compile(r"krn:[^:]*:[^:]*org/[^:]*:(.+)")
+_RESOURCE: Final = re.compile(r"krn:(?:[^:]*:)*?org/[^:]*:(.+)")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _OUTCOMES: Final = {
     "success": 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relay import __version__
-from relay.admin.control import ConfiguredDestination, ConfiguredSource
+from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess
 from relay.clock import Clock
 from relay.config.destination import Filter
 from relay.delivery.filter import wanted
@@ -27,6 +27,7 @@ class OperatedRelay:
         self.answered: dict[str, Sighting] = {}  # by source
         self.responses: dict[str, Sighting] = {name: Sighting() for name in destinations}
         self.filters: dict[str, Filter] = {}  # by destination
+        self.access = KonnectAccess()
         self.others: list[Replica] = []  # beside this one
         self._started_at = clock.now()
         self._clock = clock
@@ -44,6 +45,9 @@ class OperatedRelay:
 
     def destinations(self) -> Sequence[ConfiguredDestination]:
         return [ConfiguredDestination(name, "http") for name in self._destinations]
+
+    def konnect(self) -> KonnectAccess:
+        return self.access
 
     def remove(self, destination: str) -> None:
         """Take it out of the configuration."""

@@ -122,7 +122,6 @@ async def test_the_queue_is_full(tmp_path: Path, clock: FakeClock, konnect: Fake
         "path": str(tmp_path / "relay.db"),
         "min_free_disk": 0,
         "max_bytes": "256KiB",
-        "retention": "1ms",
         "when_full": "reject",
     }
     async with Running(tmp_path, clock, konnect, siem, queue=queue) as running:

@@ -1,0 +1,228 @@
+"""The decision of recovery: a state and a time in, the next action out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay.model import Gap
+from relay.recovery.answers import ORGANISATION, ReplayState, Scope, WebhookState, WebhookStatus
+from relay.recovery.plan import (
+    INACTIVE,
+    RETENTION,
+    Action,
+    Close,
+    Hook,
+    Job,
+    Judge,
+    Look,
+    Mend,
+    Poll,
+    Pull,
+    Replay,
+    Rules,
+    State,
+    Target,
+    Wait,
+    Window,
+    Work,
+    decide,
+    failed,
+    fetched,
+    forbidden,
+    window_of,
+)
+
+NOW = 1_795_000_000.0
+RULES = Rules()
+HOUR = 3600.0
+
+ORG = Target("us")
+PORTAL = Target("portal", Scope("p1"))
+GAP = Gap(1, "us", NOW - HOUR, NOW - 600, "downtime", 0)
+WELL = WebhookStatus(True, WebhookState.ACTIVE, NOW - 700, 200, None)
+FAILED = WebhookStatus(False, WebhookState.INACTIVE, NOW - 700, 500, "answered 500")
+BY_HAND = WebhookStatus(False, WebhookState.INACTIVE, NOW - 700, 200, None)
+UNSET = WebhookStatus(False, WebhookState.UNCONFIGURED, None, None, None)
+WINDOW = Window(GAP.start - 120, GAP.end + 120)
+JOB = Job(1, ORG, WINDOW, NOW - 100, NOW - 50)
+OVER = replace(JOB, state=ReplayState.COMPLETED, over_at=NOW - 30)
+
+
+def state(**changes: Any) -> State:
+    """An hour's gap, a webhook that is well and was looked at a moment ago."""
+    whole = State((ORG,), (GAP,), hooks={ORGANISATION: Hook(NOW - 5, WELL)})
+    return replace(whole, **changes)
+
+
+def hooks(status: WebhookStatus | None, *, mended_at: float | None = None) -> dict[Scope, Hook]:
+    return {ORGANISATION: Hook(NOW - 5, status, mended_at)}
+
+
+def work(**changes: Any) -> dict[tuple[int, Scope], Work]:
+    return {(1, ORGANISATION): replace(Work(), **changes)}
+
+
+TABLE: dict[str, tuple[State, Action]] = {
+    "asked to be left alone": (state(not_before=NOW + 30), Wait(NOW + 30)),
+    "nobody has looked yet": (state(hooks={}), Poll(ORG)),
+    "not for a minute": (state(hooks={ORGANISATION: Hook(NOW - 60, WELL)}), Poll(ORG)),
+    "nothing to do": (state(gaps=()), Wait(NOW + 55)),
+    "a gap": (state(), Replay(GAP, ORG, WINDOW)),
+    "a gap of a source we cannot ask for": (state(gaps=(replace(GAP, source="eu"),)), Wait(NOW + 55)),
+    "a gap that is not written down yet": (state(gaps=(replace(GAP, id=0),)), Wait(NOW + 55)),
+    "a gap that may still grow": (state(gaps=(replace(GAP, end=NOW - 5),)), Wait(NOW + 15)),
+    "no room": (state(accepting=False), Wait(NOW + 55)),
+    "a failure of a moment ago": (state(work=work(retry_at=NOW + 20)), Wait(NOW + 20)),
+    "Konnect gave up": (state(hooks=hooks(FAILED)), Mend(ORG)),
+    "Konnect gave up, and we have no room": (state(hooks=hooks(FAILED), accepting=False), Wait(NOW + 55)),
+    "switched on, nothing sent since": (
+        state(hooks=hooks(FAILED, mended_at=NOW - 20)),
+        Replay(GAP, ORG, WINDOW),
+    ),
+    "switched on, failed again at once": (
+        state(gaps=(), hooks=hooks(replace(FAILED, last_attempt_at=NOW - 10), mended_at=NOW - 20)),
+        Wait(NOW + 55),
+    ),
+    "switched on long ago, failed again": (
+        state(hooks=hooks(FAILED, mended_at=NOW - 750)),
+        Mend(ORG),
+    ),
+    "switched off by somebody": (state(hooks=hooks(BY_HAND)), Pull(GAP, ORG, WINDOW)),
+    "an inactive webhook's gap grows": (
+        state(hooks=hooks(BY_HAND), gaps=(replace(GAP, cause=INACTIVE, start=NOW - 900),)),
+        Wait(NOW + 55),
+    ),
+    "no webhook at all": (state(hooks=hooks(UNSET)), Pull(GAP, ORG, WINDOW)),
+    "the status is not for us": (state(hooks=hooks(None)), Pull(GAP, ORG, WINDOW)),
+    "a replay will not do": (state(work=work(pull=True)), Pull(GAP, ORG, WINDOW)),
+    "a portal cannot be pulled": (
+        State(
+            (PORTAL,),
+            (replace(GAP, source="portal"),),
+            hooks={PORTAL.scope: Hook(NOW - 5, UNSET)},
+        ),
+        Wait(NOW + 55),
+    ),
+    "our job runs": (state(job=replace(JOB, asked_at=NOW - 2)), Wait(NOW + 3)),
+    "our job was not looked at": (state(job=JOB), Look(JOB)),
+    "our job failed": (
+        state(job=replace(OVER, state=ReplayState.FAILED)),
+        Judge(replace(OVER, state=ReplayState.FAILED), "Konnect's replay job ended as failed"),
+    ),
+    "our job failed on our account": (
+        state(
+            job=replace(OVER, state=ReplayState.FAILED),
+            gaps=(GAP, Gap(2, "us", NOW - 90, NOW - 80, "429", 1)),
+        ),
+        Judge(replace(OVER, state=ReplayState.FAILED), "Konnect's replay job ended as failed", ours=True),
+    ),
+    "completed, the last batch may be in the air": (
+        state(job=replace(OVER, over_at=NOW - 5)),
+        Wait(NOW + 15),
+    ),
+    "completed, the webhook was not looked at since": (
+        state(job=OVER, hooks={ORGANISATION: Hook(NOW - 20, WELL)}),
+        Poll(ORG),
+    ),
+    "completed": (state(job=OVER), Judge(OVER, "")),
+    "completed, but refused": (
+        state(job=OVER, gaps=(GAP, Gap(2, "us", NOW - 90, NOW - 80, "429", 1))),
+        Judge(OVER, "requests were refused while it ran", ours=True),
+    ),
+    "completed, refusals of another source": (
+        state(job=OVER, gaps=(GAP, Gap(2, "eu", NOW - 90, NOW - 80, "429", 1))),
+        Judge(OVER, ""),
+    ),
+    "completed, but given up": (
+        state(job=OVER, hooks=hooks(replace(FAILED, last_attempt_at=NOW - 60), mended_at=NOW - 90)),
+        Judge(OVER, "Konnect gave up on a batch while it ran"),
+    ),
+    "fetched": (state(work=work(covered=WINDOW)), Close(GAP, None)),
+    "fetched, but it grew": (
+        state(work=work(covered=Window(WINDOW.start, GAP.end - 1))),
+        Replay(GAP, ORG, WINDOW),
+    ),
+    "fetched, the beginning was gone": (
+        state(work=work(covered=Window(GAP.start + 60, NOW)), gaps=(replace(GAP, start=NOW - 8 * 86400),)),
+        Replay(replace(GAP, start=NOW - 8 * 86400), ORG, Window(NOW - RETENTION + 60, GAP.end + 120)),
+    ),
+    "all of it is gone": (
+        state(gaps=(replace(GAP, start=NOW - 9 * 86400, end=NOW - 8 * 86400),)),
+        Wait(NOW + 55),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_the_decision(case: str) -> None:
+    """One row each: what is known, and what follows."""
+    given, expected = TABLE[case]
+
+    assert decide(given, NOW, RULES) == expected
+
+
+def test_the_oldest_gap_comes_first_and_one_that_waits_holds_up_none() -> None:
+    """A gap in its back-off does not keep the next one from being fetched."""
+    far = Gap(2, "us", NOW - 9 * HOUR, NOW - 8 * HOUR, "500", 3)
+    assert decide(state(gaps=(GAP, far)), NOW, RULES) == Replay(far, ORG, window_of(far, NOW, RULES))
+
+    waiting = state(gaps=(GAP, far), work={(2, ORGANISATION): Work(retry_at=NOW + 10)})
+    assert decide(waiting, NOW, RULES) == Replay(GAP, ORG, WINDOW)
+
+
+def test_gaps_that_overlap_are_fetched_together() -> None:
+    """The down time and the webhook that went inactive by it are one trouble, and one job."""
+    other = Gap(2, "us", GAP.end + 30, GAP.end + 90, INACTIVE, 0)
+    both = state(gaps=(GAP, other))
+    window = Window(WINDOW.start, other.end + 120)
+    assert decide(both, NOW, RULES) == Replay(GAP, ORG, window)
+
+    done = fetched(both, ORG, window, NOW)
+    assert decide(done, NOW, RULES) == Close(GAP, None)
+    assert decide(replace(done, gaps=(other,)), NOW, RULES) == Close(other, None)
+
+
+def test_what_was_fetched_before_a_gap_was_over_does_not_count_for_it() -> None:
+    """The events of its end had not happened yet."""
+    later = replace(GAP, id=2, end=NOW - 30)
+    done = fetched(state(gaps=(GAP, later)), ORG, Window(WINDOW.start, NOW), NOW - 60)
+
+    assert done.of(1, ORGANISATION).covered == Window(WINDOW.start, NOW)
+    assert done.of(2, ORGANISATION).covered is None
+
+
+def test_a_gap_whose_beginning_was_gone_tells_so() -> None:
+    """It is lost up to where the window began."""
+    old = replace(GAP, start=NOW - 8 * 86400)
+    window = window_of(old, NOW, RULES)
+    done = fetched(state(gaps=(old,)), ORG, window, NOW)
+
+    assert decide(done, NOW, RULES) == Close(old, NOW - RETENTION + 60)
+    # Konnect goes on deleting; what was fetched stays fetched.
+    late = replace(done, hooks={ORGANISATION: Hook(NOW + 500, WELL)})
+    assert decide(late, NOW + 500, RULES) == Close(old, NOW - RETENTION + 60)
+
+
+def test_failures_wait_longer_and_longer_and_end_in_a_pull() -> None:
+    """Never more than a quarter of an hour; only the organisation's log can be pulled."""
+    found = Work()
+    waits = []
+    for _ in range(8):
+        found = failed(found, NOW, RULES, "no", can_pull=True)
+        waits.append(found.retry_at - NOW)
+    assert waits == [30, 60, 120, 240, 480, 900, 900, 900]
+    assert found.pull
+
+    assert not failed(replace(found, pull=False), NOW, RULES, "no", can_pull=False).pull
+
+
+def test_what_konnect_forbids_is_tried_the_other_way_and_then_rarely() -> None:
+    """Once a replay and a pull are both forbidden, an hour passes before the next attempt."""
+    pull = forbidden(Work(), NOW, RULES, "403", can_pull=True)
+    assert (pull.pull, pull.retry_at) == (True, 0.0)
+
+    neither = forbidden(pull, NOW, RULES, "403", can_pull=True)
+    assert (neither.pull, neither.retry_at) == (False, NOW + HOUR)
