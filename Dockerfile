@@ -39,6 +39,7 @@ RUN install -d -o 10001 -g 10001 -m 0750 /var/lib/konnect-relay
 COPY --from=build /opt/konnect-relay /opt/konnect-relay
 ENV PATH=/opt/konnect-relay/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
+    MALLOC_ARENA_MAX=2 \
     RELAY_CONFIG=/etc/konnect-relay/relay.yaml
 # Relative paths of the configuration, such as the queue's default, lead into the volume.
 WORKDIR /var/lib/konnect-relay

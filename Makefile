@@ -27,7 +27,7 @@ demo: .venv/.run  ## a simulated Konnect, a relay and two SIEMs on this machine;
 	$(BIN)/konnect-relay demo $(ARGS)
 
 test: lint  ## everything that CI checks
-	$(BIN)/pytest -n 4 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -76,6 +76,21 @@ class StoredBatch:
         return len(self._body)
 
     @property
+    def held(self) -> int:
+        """Bytes of what was received that this keeps in memory once it is decoded."""
+        return self.nbytes
+
+    def shell(self) -> StoredBatch:
+        """The same batch without its events: all that is left to know of one nobody wants anything of."""
+        return StoredBatch(
+            sequence=self.sequence,
+            source=self.source,
+            received_at=self.received_at,
+            count=self.count,
+            payload=b"",
+        )
+
+    @property
     def lines(self) -> list[bytes]:
         """The lines without their ends."""
         if self._lines is None:
@@ -141,6 +156,10 @@ class RewrittenBatch(StoredBatch):
     @property
     def nbytes(self) -> int:
         return sum(map(len, self.lines)) + self.count
+
+    @property
+    def held(self) -> int:
+        return self.batch.held
 
     @property
     def lines(self) -> list[bytes]:

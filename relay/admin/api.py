@@ -17,6 +17,7 @@ from relay.admin.control import RelayControl
 from relay.admin.dead_letters import detail, summary
 from relay.admin.events import stream
 from relay.admin.gaps import gap_statuses
+from relay.admin.readiness import Readiness
 from relay.admin.status import (
     DestinationStatus,
     destination_statuses,
@@ -36,8 +37,9 @@ def json_response(document: object, status: int = HTTPStatus.OK) -> Response:
 class Api:
     """Version 1 of the admin API."""
 
-    def __init__(self, control: RelayControl, clock: Clock) -> None:
+    def __init__(self, control: RelayControl, readiness: Readiness, clock: Clock) -> None:
         self._control = control
+        self._readiness = readiness
         self._queue = control.queue
         self._clock = clock
 
@@ -61,7 +63,8 @@ class Api:
     # -- status
 
     async def _status(self, _: Request) -> Response:
-        return json_response(await relay_status(self._control, self._clock.now()))
+        trouble = await self._readiness.trouble()
+        return json_response(await relay_status(self._control, self._clock.now(), trouble))
 
     async def _destinations(self, _: Request) -> Response:
         return json_response({"data": destination_statuses(self._control, self._clock.now())})

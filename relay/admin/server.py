@@ -6,7 +6,6 @@ Owns the listening socket and the way from a request to an answer; what the answ
 
 from __future__ import annotations
 
-import asyncio
 from http import HTTPStatus
 from typing import Final
 
@@ -19,15 +18,14 @@ from relay.admin.control import RelayControl
 from relay.admin.events import EVENTS, HEADERS
 from relay.admin.guard import Guard
 from relay.admin.problems import problem, problem_of
+from relay.admin.readiness import Readiness
 from relay.clock import Clock
 from relay.config.schema import Admin
-from relay.errors import QueueError, RelayError
+from relay.errors import RelayError
 from relay.observe.logs import Log
 from relay.observe.metrics import CONTENT_TYPE, Metrics
 
 _MAX_BODY: Final = 1024 * 1024  # bytes; the largest request is a list of dead-letter ids
-_PING_LIMIT: Final = 5.0  # seconds a commit may take before the relay counts as not ready
-_PING_FRESH: Final = 1.0  # seconds; anyone may ask, and each proof costs a commit
 _STOP_LIMIT: Final = 2.0  # seconds requests in progress may take when the relay stops
 
 
@@ -38,15 +36,15 @@ class AdminServer:
         self, config: Admin, control: RelayControl, metrics: Metrics, *, clock: Clock, log: Log
     ) -> None:
         self._config = config
-        self._queue = control.queue
         self._metrics = metrics
-        self._clock = clock
+        self._readiness = Readiness(control.queue, clock)
         self._log = log
         self._guard = Guard(config.token.reveal() if config.token else None)
         self._runner = web.AppRunner(
-            self._application(Api(control, clock)), access_log=None, shutdown_timeout=_STOP_LIMIT
+            self._application(Api(control, self._readiness, clock)),
+            access_log=None,
+            shutdown_timeout=_STOP_LIMIT,
         )
-        self._proven_at: float | None = None  # when the queue last committed, monotonic
 
     async def start(self) -> None:
         """Listen. Raises `OSError` when the address is taken."""
@@ -97,16 +95,8 @@ class AdminServer:
         return json_response({"status": "alive"})
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        now = self._clock.monotonic()
-        if self._proven_at is None or now - self._proven_at >= _PING_FRESH:
-            try:
-                async with asyncio.timeout(_PING_LIMIT):
-                    await self._queue.ping()
-            except TimeoutError:
-                return problem(HTTPStatus.SERVICE_UNAVAILABLE, "The queue does not answer.")
-            except QueueError as error:
-                return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
-            self._proven_at = now
+        if (trouble := await self._readiness.trouble()) is not None:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, trouble)
         return json_response({"status": "ready"})
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:

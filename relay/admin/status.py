@@ -101,9 +101,10 @@ class QueueStatus:
     """The queue's own figures."""
 
     accepting: bool
+    trouble: str | None  # why nothing is accepted, where that is not for lack of room; as /readyz says it
     bytes: int
     max_bytes: int
-    disk_free_bytes: int
+    disk_free_bytes: int | None  # None where the queue lies on other machines
     batches: int
     events: int
     oldest_event_at: str | None
@@ -140,8 +141,11 @@ class RelayStatus:
     recovery: str | None  # what the replica that recovers does; None: none of them does
 
 
-async def relay_status(control: RelayControl, now: float) -> RelayStatus:
-    """The whole document. Raises `QueueError` when the queue cannot be read."""
+async def relay_status(control: RelayControl, now: float, trouble: str | None) -> RelayStatus:
+    """The whole document. Raises `QueueError` when the queue cannot be read.
+
+    *trouble* tells why the queue cannot commit.
+    """
     known = await control.queue.gaps(include_closed=True)
     gaps = [gap for gap in known if gap.closed_at is None]
     replicas = control.replicas()
@@ -152,7 +156,7 @@ async def relay_status(control: RelayControl, now: float) -> RelayStatus:
         started_at=rfc3339(own.started_at),
         time=rfc3339(now),
         replicas=tuple(_replica_status(each, own) for each in replicas),
-        queue=_queue_status(control.queue),
+        queue=_queue_status(control.queue, trouble),
         sources=_source_statuses(control, replicas, known),
         destinations=destination_statuses(control, now),
         open_gaps=len(gaps),
@@ -197,10 +201,11 @@ def _replica_status(replica: Replica, own: Replica) -> ReplicaStatus:
     )
 
 
-def _queue_status(queue: Queue) -> QueueStatus:
+def _queue_status(queue: Queue, trouble: str | None) -> QueueStatus:
     stats = queue.stats()
     return QueueStatus(
-        accepting=stats.accepting,
+        accepting=stats.accepting and trouble is None,
+        trouble=trouble,
         bytes=stats.bytes,
         max_bytes=stats.max_bytes,
         disk_free_bytes=stats.disk_free_bytes,

@@ -72,9 +72,10 @@ async def _probe(config: DestinationConfig) -> ProbeReport:
     try:
         await destination.open()
         return await destination.probe()
+    except ConfigError as error:  # a certificate that cannot be read, say; the others are still asked
+        return ProbeReport(ok=False, detail="; ".join(error.problems))
     except OSError as error:
-        # A directory that cannot be written, a certificate that cannot be read.
-        return ProbeReport(ok=False, detail=f"It cannot be opened: {error.strerror}.")
+        return ProbeReport(ok=False, detail=f"cannot be opened: {error.strerror or type(error).__name__}")
     finally:
         await destination.close()
 
@@ -89,12 +90,12 @@ def _explain(path: Path, source: str | None, config: Config) -> Sequence[Explain
 
 
 def _print_explained(explained: Sequence[Explained]) -> None:
-    screen = output.console()
     for each in explained:
-        screen.print(f"\n{output.printable(each.line)}", markup=False)
+        output.print_line(f"\n{each.line}")
         for fate in each.fates:
-            text = output.printable(fate.text) if fate.outcome == "sent" else fate.outcome.replace("_", "-")
-            screen.print(f"  {fate.destination}: {text}", markup=False)
+            outcome = fate.outcome.replace("_", "-")
+            text = fate.text if fate.outcome == "sent" else ": ".join(filter(None, (outcome, fate.text)))
+            output.print_line(f"  {fate.destination}: {text}")
 
 
 def _fields(report: ProbeReport) -> output.Document:
@@ -102,9 +103,8 @@ def _fields(report: ProbeReport) -> output.Document:
 
 
 def _print(path: Path, warnings: Sequence[str], reports: dict[str, ProbeReport]) -> None:
-    screen = output.console()
-    screen.print(f"{path} is valid.", markup=False)
+    output.print_line(f"{path} is valid.")
     for warning in warnings:
-        screen.print(f"warning: {warning}", markup=False)
+        output.print_line(f"warning: {warning}")
     for name, report in reports.items():
-        screen.print(f"{'ok    ' if report.ok else 'FAILED'} {name}: {report.detail}", markup=False)
+        output.print_line(f"{'ok    ' if report.ok else 'FAILED'} {name}: {report.detail}")

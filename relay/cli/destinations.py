@@ -36,7 +36,7 @@ def contact(
     if as_json:
         output.print_json(report)
     else:
-        output.console().print(f"{name}: {report['detail']}", markup=False)
+        output.print_line(f"{name}: {report['detail']}")
     if not report["ok"]:
         raise typer.Exit(1)
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from relay.batch import RewrittenBatch, StoredBatch
 from relay.clock import SystemClock
 from relay.config.destination import DestinationConfig
-from relay.delivery.filter import sieve
+from relay.delivery.filter import Sieve
 from relay.delivery.views import rewriting
-from relay.destinations.base import Destination
-from relay.destinations.posting import PostingDestination, Unfit
+from relay.destinations.base import Destination, Unfit
 from relay.destinations.registry import build
 from relay.errors import ConfigError
 from relay.ingest.body import TooLarge, Undecodable, unpack
 from relay.model import Event
 
 _MOST_BYTES = 64 * 1024 * 1024
+_UNREADABLE = "it cannot be read, so nobody can tell whether it holds what must not leave"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Fate:
 
     destination: str
     outcome: str  # `sent`, `filtered`, or `dead_lettered` where it cannot be put into the form asked for
-    text: str = ""  # what goes out for this event, without the request around it, or why nothing does
+    text: str = ""  # what `Destination.part` says: what goes out for this event, or why nothing does
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _batches(path: Path, source: str) -> list[StoredBatch]:
 
 
 def _fates(config: DestinationConfig, batches: Sequence[StoredBatch]) -> Iterator[Fate]:
-    sift, wanted = sieve(config.filter), rewriting(config)
+    sift, wanted = Sieve(config.filter), rewriting(config)
     destination = build(config, clock=SystemClock())  # not opened: nothing is contacted
     for batch in batches:
         kept = frozenset(sift(batch, 0).kept)
@@ -82,13 +82,13 @@ def _fates(config: DestinationConfig, batches: Sequence[StoredBatch]) -> Iterato
             if index not in kept:
                 yield Fate(config.name, "filtered")
             elif view.unfit((index,)):
-                yield Fate(config.name, "dead_lettered")
+                yield Fate(config.name, "dead_lettered", _UNREADABLE)
             else:
                 yield _sent(config.name, destination, view.event(index))
 
 
 def _sent(name: str, destination: Destination, event: Event) -> Fate:
-    text = destination.part(event) if isinstance(destination, PostingDestination) else event.line
+    text = destination.part(event)
     if isinstance(text, Unfit):
         return Fate(name, "dead_lettered", text.detail)
     return Fate(name, "sent", text.decode(errors="replace"))

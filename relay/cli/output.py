@@ -25,6 +25,11 @@ def print_json(document: object) -> None:
     sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
 
 
+def print_line(text: str) -> None:
+    """*text* as it is, but for control characters: neither folded, however long, nor taken for markup."""
+    sys.stdout.write(f"{printable(text)}\n")
+
+
 def table(*columns: str, rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
     """A plain table; columns whose name starts with `#` hold numbers. None prints as a dash."""
     grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)

@@ -24,7 +24,7 @@ def status(
         output.print_json(document)
         return
     screen = output.console()
-    screen.print(_headline(document), markup=False)
+    screen.print(headline(document), markup=False)
     screen.print()
     screen.print(_destinations(document["destinations"]))
     screen.print()
@@ -39,14 +39,19 @@ def status(
         screen.print(_replicas(document["replicas"], document["destinations"]))
 
 
-def _headline(document: Any) -> str:
+def headline(document: Any) -> str:
+    """The lines above the tables."""
     queue = document["queue"]
+    trouble = queue.get("trouble")  # not told by relays before it
+    refusing = f"REFUSING: {trouble}" if trouble else "REFUSING for lack of room"
+    on_disk = queue["disk_free_bytes"]
+    free = "" if on_disk is None else f"{output.size(on_disk)} free on disk, "
     lines = [
         f"konnect-relay {document['version']}, role {document['role']}, up since {document['started_at']}",
         (
-            f"queue: {'accepting' if queue['accepting'] else 'REFUSING for lack of room'}, "
+            f"queue: {'accepting' if queue['accepting'] else refusing}, "
             f"{output.size(queue['bytes'])} of {output.size(queue['max_bytes'])}, "
-            f"{output.size(queue['disk_free_bytes'])} free on disk, {queue['events']:,} events"
+            f"{free}{queue['events']:,} events"
         ),
     ]
     if queue["corrupt_batches"] or queue["quarantined_bodies"]:

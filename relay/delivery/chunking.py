@@ -16,9 +16,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from relay.batch import Chunk, Slice, StoredBatch
 from relay.model import DeadLetter, Position, Reason, Response, Settlement
+
+_MOST_HELD: Final = (
+    8 << 20
+)  # bytes that may be read ahead for one request, however little of it a filter keeps
+_STRETCH_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,11 @@ class Stretch:
         if not self.kept:
             return 0
         return sum([len(self.batch.line(i)) for i in self.kept]) + len(self.kept)
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that this keeps, about: one event let through keeps its whole batch."""
+        return _STRETCH_BYTES + (self.batch.held if self.kept else 0)
 
     def continues(self, other: Stretch) -> bool:
         """Whether nothing lies between *other* and this.
@@ -101,8 +112,8 @@ class Work:
         found: list[int] = []
         index = 0
         for stretch in self.stretches:
-            if unfit := stretch.batch.unfit(stretch.kept):
-                found += [index + stretch.kept.index(at) for at in unfit]
+            if unfit := frozenset(stretch.batch.unfit(stretch.kept)):
+                found += [index + n for n, at in enumerate(stretch.kept) if at in unfit]
             index += len(stretch.kept)
         return found
 
@@ -198,6 +209,8 @@ class Cutter:
         self._stretches: deque[Stretch] = deque()
         self._events = 0
         self._nbytes = 0
+        self._held = 0
+        self._most_held = max(_MOST_HELD, 2 * max_bytes)
 
     @property
     def events(self) -> int:
@@ -215,6 +228,7 @@ class Cutter:
         self._stretches.append(stretch)
         self._events += len(stretch.kept)
         self._nbytes += stretch.nbytes
+        self._held += stretch.held
 
     def give_back(self, work: Work) -> None:
         """Put *work* where it came from: in front of everything that follows it in the log."""
@@ -223,14 +237,25 @@ class Cutter:
         )
         self._events += work.events
         self._nbytes += work.nbytes
+        self._held = sum([stretch.held for stretch in self._stretches])
 
     def clear(self) -> None:
         self._stretches.clear()
-        self._events = self._nbytes = 0
+        self._events = self._nbytes = self._held = 0
+
+    def passed_over(self) -> Work | None:
+        """What stands in front without an event to send, so that it can be settled at once."""
+        taken: list[Stretch] = []
+        while self._stretches and not self._stretches[0].kept:
+            taken.append(self._stretches.popleft())
+        self._held -= sum([stretch.held for stretch in taken])
+        return Work.of(taken) if taken else None
 
     def is_full(self, max_events: int) -> bool:
-        """Whether a request of at most *max_events* would gain nothing from more events."""
-        return self._events >= max_events or self._nbytes >= self._max_bytes
+        """Whether a request of at most *max_events* would gain nothing from more events, or nothing more fits
+        into memory.
+        """
+        return self._events >= max_events or self._nbytes >= self._max_bytes or self._held >= self._most_held
 
     def cut(self, max_events: int) -> Work:
         """The next request: whole batches while they fit, part of one only where it alone is too large.
@@ -258,6 +283,7 @@ class Cutter:
             nbytes += size
         self._events -= events
         self._nbytes -= nbytes
+        self._held = sum([stretch.held for stretch in self._stretches])
         return Work(tuple(taken), events, nbytes)
 
     def _fitting(self, stretch: Stretch, max_events: int) -> int:

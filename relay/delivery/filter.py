@@ -17,43 +17,60 @@ from relay.delivery.chunking import Stretch
 from relay.konnect.alerts import LEAST_SEVERITY, LOGIN_SUCCEEDED, Bursts, alert, is_failed_login
 from relay.konnect.parse import parse
 from relay.konnect.peek import EventType, Glance, event_type, glance
-from relay.konnect.times import happened_at
 from relay.queue.fates import Wanted
-
-Sieve = Callable[[StoredBatch, int], Stretch]
-"""Takes a batch and the first event that matters; says which events from there on are wanted."""
 
 _Test = Callable[[Glance], bool]  # True where the line proves that the event is not wanted
 
 
-def sieve(filter: Filter) -> Sieve:  # noqa: A002 - the word of the configuration
-    """Compile *filter*. All conditions it names must be met; without any, events are not looked at."""
-    sources = None if filter.sources is None else frozenset(filter.sources)
-    tests = _tests(filter)
-    if sources is None and not tests and not filter.alerts:
-        return Stretch.of
+class Sieve:
+    """A compiled filter: takes a batch and the first event that matters, says which from there on are wanted.
 
-    lane = _AlertsLane() if filter.alerts else None
+    All conditions must be met. Used by one thread at a time.
+    """
 
-    def sift(batch: StoredBatch, start: int) -> Stretch:
-        if sources is not None and batch.source not in sources:
+    def __init__(self, filter: Filter) -> None:  # noqa: A002 - the word of the configuration
+        self._sources = None if filter.sources is None else frozenset(filter.sources)
+        self._tests = _tests(filter)
+        self._alerts = _AlertsLane() if filter.alerts else None
+
+    @property
+    def looks_at_events(self) -> bool:
+        """Whether each event has to be looked at, which takes some ten microseconds."""
+        return bool(self._tests) or self._alerts is not None
+
+    def __call__(self, batch: StoredBatch, start: int) -> Stretch:
+        if self._sources is not None and batch.source not in self._sources:
             return Stretch(batch, start, batch.count, ())
-        if not tests and lane is None:
+        if not self.looks_at_events:
             return Stretch.of(batch, start)
         lines = batch.lines
-        kept = tuple([i for i in range(start, batch.count) if not _excluded(lines[i], tests)])
-        if lane is not None:
-            kept = tuple([i for i in kept if lane.wants(batch, i)])
+        kept = tuple([i for i in range(start, batch.count) if not _excluded(lines[i], self._tests)])
+        if self._alerts is not None:
+            kept = tuple([i for i in kept if self._alerts.wants(batch, i)])
         if len(kept) == batch.count - start:
             return Stretch.of(batch, start)
         return Stretch(batch, start, batch.count, kept)
 
-    return sift
+
+# What would make an alert of an event in spite of its low severity; that it really is the field is told
+# later.
+_FAILED = (b"success=false", b'"success":false', b'"success":"false"')
+_DENIED = (
+    b"granted=false",
+    b'"granted":false',
+    b'"granted":"false"',
+    b"status=401",
+    b"status=403",
+    b'"status":401',
+    b'"status":403',
+    b'"status":"401"',
+    b'"status":"403"',
+)
 
 
 def wanted(filter: Filter) -> Wanted:  # noqa: A002 - as above
     """*filter* for who asks about whole batches afterwards. Batches have to come in the log's order."""
-    sift = sieve(filter)
+    sift = Sieve(filter)
 
     def kept(batch: StoredBatch) -> Collection[int]:
         found = sift(batch, 0).kept
@@ -69,23 +86,27 @@ class _AlertsLane:
         self._bursts = Bursts()
 
     def wants(self, batch: StoredBatch, index: int) -> bool:
-        if _is_no_alert(glance(batch.line(index))):  # nearly all are told apart by their headers
+        line = batch.line(index)
+        if _is_no_alert(glance(line), line):  # nearly all are told apart by their headers
             return False
         event = batch.original(index)
         record = parse(event.line)
         if record is None or alert(record) is not None:
             return True
-        return is_failed_login(record) and self._bursts.completes(record, event.id, happened_at(event))
+        return is_failed_login(record) and self._bursts.completes(record, event)
 
 
-def _is_no_alert(seen: Glance) -> bool:
-    """Whether the header proves that the event alone is none, and no failed login either."""
+def _is_no_alert(seen: Glance, line: bytes) -> bool:
+    """Whether a look proves that the event alone is none, and no failed login either."""
     if seen.name is None or seen.severity is None or seen.severity >= LEAST_SEVERITY:
         return False
-    kind = event_type(seen.name)
-    return kind is not EventType.UNKNOWN and (
-        kind is not EventType.AUTHENTICATION or seen.name == LOGIN_SUCCEEDED
-    )
+    match event_type(seen.name):
+        case EventType.AUTHENTICATION:
+            return seen.name == LOGIN_SUCCEEDED and not any(sign in line for sign in _FAILED)
+        case EventType.AUTHORIZATION | EventType.ACCESS:
+            return not any(sign in line for sign in _DENIED)
+        case EventType.UNKNOWN:
+            return False
 
 
 def _excluded(line: bytes, tests: tuple[_Test, ...]) -> bool:

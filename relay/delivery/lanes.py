@@ -17,6 +17,8 @@ from relay.errors import QueueError
 from relay.model import ReaderKind, RetryState
 from relay.queue.base import Reader
 
+_REST = 1.0  # seconds until a lane is tried again whose reader failed
+
 # A live lane under steady load always has something new when a request ends. Without a share for the
 # others a back-fill would then never begin; with this one it delays a live event by one request at most.
 _LIVE_TURNS = 4  # live chunks in a row while another lane waits
@@ -37,6 +39,7 @@ class Lane:
         self._show = show
         self._clock = clock
         self._not_before = 0.0  # monotonic; where the reader has a rate
+        self._rests_until = 0.0  # monotonic; while its reader fails
         reader.rewind()
 
     def __repr__(self) -> str:
@@ -54,9 +57,20 @@ class Lane:
     def has_work(self) -> bool:
         return bool(self._cutter) or self.reader.unread()
 
+    def rest(self) -> None:
+        """Its reader failed: leave the turns to others for a moment."""
+        self._rests_until = self._clock.monotonic() + _REST
+
+    @property
+    def is_resting(self) -> bool:
+        return self._clock.monotonic() < self._rests_until
+
     def wait(self, limit: int, linger: float) -> float:
-        """Seconds until the next chunk may go: its pace allows it, and a live one has lingered enough."""
-        pace = self._not_before - self._clock.monotonic()
+        """Seconds until the next chunk may go.
+
+        Its pace and its reader then allow it, and a live one has lingered enough.
+        """
+        pace = max(self._not_before, self._rests_until) - self._clock.monotonic()
         if not linger or not self.is_live or not self._cutter or self.lacks(limit) or self.is_full(limit):
             return pace
         # At most `linger`, since the wall clock may have been set back since the event came.
@@ -75,6 +89,10 @@ class Lane:
         """Read until about *limit* events more are at hand."""
         for batch, offset in await self.reader.read(limit):
             self._cutter.add(await self._show(batch, offset))
+
+    def passed_over(self) -> Work | None:
+        """What the filter left out before the first event to send."""
+        return self._cutter.passed_over()
 
     def cut(self, limit: int) -> Work:
         """The next work, of at most *limit* events; perhaps of filtered ones only."""
@@ -130,17 +148,20 @@ class Lanes:
             self._lanes |= {lane.reader.id: lane for lane in new}
         return new
 
-    async def finish(self) -> None:
-        """Remove bounded readers that have nothing left."""
-        for lane in [lane for lane in self if lane.reader.finished and not lane.flights]:
-            await lane.reader.finish()
-            self._lanes.pop(lane.reader.id, None)
+    def finished(self) -> list[Lane]:
+        """Lanes of bounded readers that have nothing left."""
+        return [lane for lane in self if lane.reader.finished and not lane.flights and not lane.is_resting]
+
+    async def finish(self, lane: Lane) -> None:
+        """Remove its reader. Raises `QueueError`."""
+        await lane.reader.finish()
+        self._lanes.pop(lane.reader.id, None)
 
     def next(self, limit: int, linger: float) -> tuple[Lane | None, float]:
         """The lane whose turn it is, or the seconds until one may go (infinite: none has work)."""
         soonest = math.inf
         for lane in self._turns():
-            if not lane.has_work():
+            if not lane.has_work() and not lane.is_resting:
                 continue
             wait = lane.wait(limit, linger)
             if wait <= 0:

@@ -11,7 +11,6 @@ import asyncio
 import math
 from collections.abc import Awaitable
 from random import Random
-from typing import Final
 
 from relay.clock import Clock
 from relay.config.destination import DestinationConfig
@@ -29,8 +28,6 @@ from relay.model import RetryState
 from relay.observe.ledger import state_of
 from relay.observe.logs import Log
 from relay.queue.base import Queue, Reader
-
-_QUEUE_AGAIN: Final = 1.0  # seconds until the queue is asked again after it failed
 
 
 class Shift:
@@ -58,7 +55,7 @@ class Shift:
         self._clock = clock
         self._rng = rng
         self._log = log
-        self._trouble: str | None = None  # what the queue refused last
+        self._troubles: dict[int, str] = {}  # what the queue refused last, by reader
         self._gate = Gate(
             config.name,
             queue,
@@ -132,8 +129,7 @@ class Shift:
     async def _step(self, group: asyncio.TaskGroup) -> float:
         """Do one thing that is due; the seconds until the next may be (0: look again at once)."""
         await self._follow_hold()
-        if not await self._tried(self._tend_lanes()):
-            return _QUEUE_AGAIN
+        await self._tend_lanes()
         self._report.state(state_of(self._circuit.hold, [lane.reader for lane in self._lanes]))
         if (pause := self._closed_for()) > 0:
             return pause
@@ -143,29 +139,42 @@ class Shift:
         if lane is None:
             return pause
         if lane.lacks(limit):
-            # Reading may take long; whether to send is asked anew.
-            return 0.0 if await self._tried(lane.fill(limit)) else _QUEUE_AGAIN
+            # Reading may take long, or fail; whose turn it is, and whether to send, is asked anew.
+            await self._try(lane, lane.fill(limit))
+            # Settled as it goes: a filter may leave out millions of events before it lets one through.
+            if (filtered := lane.passed_over()) is not None:
+                await self._settle(lane, filtered)
+            return 0.0
         work = lane.cut(limit)
         if work.events:
             self._lanes.served(lane)
             self._launch(group, lane, work)
         else:
-            for settlement in work.settlements():
-                await lane.reader.settle(settlement)
-                self._report.settled(settlement)
+            await self._settle(lane, work)
         return 0.0
 
-    async def _tried(self, step: Awaitable[None]) -> bool:
-        """Whether the queue did as asked; it may be out of reach for a while, which is no bug of ours."""
+    async def _settle(self, lane: Lane, work: Work) -> None:
+        """Book what nothing has to be sent of."""
+        for settlement in work.settlements():
+            await lane.reader.settle(settlement)
+            self._report.settled(settlement)
+
+    async def _try(self, lane: Lane, step: Awaitable[None]) -> None:
+        """Ask the queue for something. It may be out of reach for a while, which is no bug of ours.
+
+        The lane then rests, so that nothing spins and the others get their turn: one that cannot be read must
+        not stop what can.
+        """
         try:
             await step
         except QueueError as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                self._log.warning("delivery.queue_failed", detail=self._trouble)
-            return False
-        self._trouble = None
-        return True
+            lane.rest()
+            detail = str(error)
+            if detail != self._troubles.get(lane.reader.id):
+                self._troubles[lane.reader.id] = detail
+                self._log.warning("delivery.queue_failed", reader=lane.reader.kind.value, detail=detail)
+        else:
+            self._troubles.pop(lane.reader.id, None)
 
     async def _follow_hold(self) -> None:
         """Obey a hold that somebody else set or lifted: an operator, here or at another process."""
@@ -184,7 +193,8 @@ class Shift:
             # Here and nowhere else, so that nothing is rewound while the loop waits for a read.
             if lane.stale and not lane.flights:
                 lane.release()
-        await self._lanes.finish()
+        for lane in self._lanes.finished():
+            await self._try(lane, self._lanes.finish(lane))
 
     def _closed_for(self) -> float:
         """Seconds until anything may be sent; infinite while that depends on an event."""

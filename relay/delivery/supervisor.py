@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from random import Random
+from typing import Any
 
 from relay.clock import Clock
 from relay.delivery.backoff import wait_before
@@ -37,12 +38,24 @@ class Supervisor:
         """What runs inside did some of its work: the next crash is a first one again."""
         self._in_a_row = 0
 
-    async def run(self, serve: Callable[[], Awaitable[None]]) -> None:
+    async def run(self, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while not self.stopping.is_set():
+            # In a task of its own: a task group in which something fails while it is cancelled raises the
+            # failure alone, and a cancellation of ours would be lost in it.
+            work = asyncio.create_task(serve())  # noqa: TID251 - it has ended before this goes on, or raises
             try:
-                await serve()
-            except Exception as error:  # noqa: BLE001 - a supervisor is there for whatever may come
+                await asyncio.wait({work})
+            except asyncio.CancelledError:
+                work.cancel()
+                await asyncio.wait({work})
+                raise
+            if work.cancelled():
+                raise asyncio.CancelledError
+            error = work.exception()
+            if isinstance(error, Exception):  # a supervisor is there for whatever may come
                 await self._recover(error)
+            elif error is not None:
+                raise error
 
     async def _recover(self, error: Exception) -> None:
         self.crashes += 1

@@ -16,8 +16,9 @@ from relay.delivery.chunking import Stretch
 from relay.formats.redaction import Redaction
 from relay.formats.rewriting import Rewriting
 
-_SHARED_BYTES: Final = 16 << 20  # of received lines; what was written from them is up to a few times as much
-_INLINE_EVENTS: Final = 20  # so few take less time than going to another thread
+_SHARED_BYTES: Final = 4 << 20  # of received lines; what was written from them is up to a few times as much
+INLINE_EVENTS: Final = 20
+"""So few take less time than going to another thread."""
 
 
 def rewriting(config: DestinationConfig) -> Rewriting:
@@ -38,7 +39,7 @@ class Views:
     async def show(self, stretch: Stretch, rewriting: Rewriting) -> Stretch:
         """*stretch* with its events as *rewriting* has them; those that a filter left out are not written."""
         view = self._view(stretch.batch, rewriting)
-        if len(stretch.kept) <= _INLINE_EVENTS:
+        if len(stretch.kept) <= INLINE_EVENTS:
             _write(view, stretch.kept)
         else:
             await asyncio.to_thread(_write, view, stretch.kept)

@@ -14,11 +14,11 @@ from relay.batch import StoredBatch
 from relay.clock import Clock
 from relay.config.destination import DestinationConfig
 from relay.delivery.chunking import Stretch
-from relay.delivery.filter import sieve
+from relay.delivery.filter import Sieve
 from relay.delivery.report import Report
 from relay.delivery.shift import Shift
 from relay.delivery.supervisor import Supervisor
-from relay.delivery.views import Views, rewriting
+from relay.delivery.views import INLINE_EVENTS, Views, rewriting
 from relay.destinations.base import Destination
 from relay.errors import QueueError
 from relay.model import DestinationState, Sighting
@@ -53,7 +53,7 @@ class DestinationWorker:
         self._report = Report(config.name, clock=clock, metrics=metrics, log=self._log)
         self._supervisor = Supervisor(clock=clock, rng=rng, log=self._log)
         self._views = views
-        self._sift = sieve(config.filter)
+        self._sift = Sieve(config.filter)
         self._rewriting = rewriting(config)
         self._asking: asyncio.Task[Lease] | None = None
         self._shift: Shift | None = None  # while this process has the lease
@@ -159,8 +159,13 @@ class DestinationWorker:
 
     async def _show(self, batch: StoredBatch, start: int) -> Stretch:
         """What this destination wants of *batch* from event *start* on, as it wants it."""
-        stretch = self._sift(batch, start)
-        if self._rewriting and stretch.kept:
+        if self._sift.looks_at_events and batch.count - start > INLINE_EVENTS:
+            stretch = await asyncio.to_thread(self._sift, batch, start)
+        else:
+            stretch = self._sift(batch, start)
+        if not stretch.kept:
+            return Stretch(batch.shell(), stretch.start, stretch.stop, ())
+        if self._rewriting:
             return await self._views.show(stretch, self._rewriting)
         return stretch
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from relay.batch import Chunk
-from relay.model import Reason, Response
+from relay.model import Event, Reason, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,14 @@ Outcome = Delivered | Partial | Throttled | Transient | TooLarge | Rejected | Mi
 
 
 @dataclass(frozen=True, slots=True)
+class Unfit:
+    """Why an event is never sent as it is: the other side would refuse it or silently mutilate it."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeReport:
     """What `destinations test` and `check --probe` found, without sending an event where possible."""
 
@@ -100,6 +108,14 @@ class Destination(Protocol):
     @property
     def event_overhead(self) -> int:
         """Bytes that wrapping adds to each event, for cutting chunks to the size limit."""
+        ...
+
+    def part(self, event: Event) -> bytes | Unfit:
+        """What `send` writes for *event*, without what stands around all events of a request.
+
+        Where events share one text, e.g. a message for people, the text for this one alone. Holds no
+        credential, and needs no `open`.
+        """
         ...
 
     async def open(self) -> None:

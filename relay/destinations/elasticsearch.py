@@ -114,7 +114,7 @@ def elasticsearch(config: ElasticsearchConfig, *, clock: Clock) -> PostingDestin
 def documents(config: ElasticsearchConfig) -> Callable[[Event], bytes]:
     """How *config* writes an event."""
     labels = b',"labels":%b' % orjson.dumps(config.labels) if config.labels else b""
-    if str(config.format) == "ecs":
+    if config.format == "ecs":
         return partial(ecs_document, labels=labels)
     return partial(document, labels=labels)
 

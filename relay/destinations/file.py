@@ -32,7 +32,7 @@ from relay.destinations.base import (
     Throttled,
     Transient,
 )
-from relay.model import Response
+from relay.model import Event, Response
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,6 +92,9 @@ class FileDestination:
 
     def __repr__(self) -> str:
         return f"<FileDestination {self._config.name}>"
+
+    def part(self, event: Event) -> bytes:
+        return event.line
 
     async def open(self) -> None:
         """Look after files that an earlier run set aside. The file itself is opened when first needed:

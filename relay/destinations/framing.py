@@ -57,6 +57,11 @@ def objects(chunk: Chunk) -> list[bytes]:
     return [text for text in texts if text is not None]
 
 
+def as_object(event: Event) -> bytes:
+    """One event as `objects` writes it."""
+    return event.line if is_object(event.line) else wrapped(event)
+
+
 def wrapped(event: Event) -> bytes:
     """An event that is no JSON object, as one."""
     return b'{"message":%b,"event_id":"%b"}' % (quoted(event.line), event.id.encode())

@@ -81,7 +81,7 @@ def collector(config: HecConfig, dialect: Dialect, *, clock: Clock) -> PostingDe
         part=_line if dialect.lines else envelope.wrap,
         body=_lines if dialect.lines else b"\n".join,
         judge=dialect.judge,
-        probe=partial(_probe, dialect),
+        probe=partial(_probe, dialect, config.index),
         overhead=0 if dialect.lines else envelope.overhead,
         headers={**dialect.headers, "Authorization": _authorization(config, dialect.scheme)},
     )
@@ -96,10 +96,11 @@ def _lines(parts: Sequence[bytes]) -> bytes:
     return b"".join([part + b"\n" for part in parts])
 
 
-async def _probe(dialect: Dialect, ask: Ask, now: float) -> ProbeReport:
+async def _probe(dialect: Dialect, index: str | None, ask: Ask, now: float) -> ProbeReport:
     """Ask for its health where it has such an address, then post nothing to prove the token.
 
-    A collector looks at the token first: with a good one it complains of the missing event.
+    A collector looks at the token first: with a good one it complains of the missing event. No request is
+    documented that makes it look at the *index* and stores nothing.
     """
     if dialect.health is not None:
         health = await ask("GET", dialect.health)
@@ -118,7 +119,12 @@ async def _probe(dialect: Dialect, ask: Ask, now: float) -> ProbeReport:
         trouble = None if dialect.check is None else await dialect.check(ask, now)
         if trouble is not None:
             return ProbeReport(ok=False, detail=f"acknowledgements: {trouble.response.detail}")
-        return ProbeReport(ok=True, detail="reachable, and the token is accepted")
+        proven = "reachable, and the token is accepted"
+        if index is None:
+            return ProbeReport(ok=True, detail=proven)
+        return ProbeReport(
+            ok=True, detail=f"{proven}; whether it may write to the index {index}, only an event would tell"
+        )
     return ProbeReport(ok=False, detail=classify(reply, now=now).response.detail)
 
 

@@ -6,6 +6,7 @@ a look at single events. What vendors ask for is `profiles`'.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from functools import partial
@@ -43,7 +44,7 @@ from relay.destinations.http_config import (
 )
 from relay.destinations.messages import pagerduty
 from relay.destinations.profiles import PROFILES, Profile, ProfileName, Writer
-from relay.model import Reason
+from relay.model import Event, Reason
 
 _STATUS_RANGE = re.compile(r"([2-5]\d\d)(?:-([2-5]\d\d))?")
 
@@ -161,13 +162,15 @@ class HttpDestination:
         self._success = statuses(config.success)
         self._profile: Profile | None = None if config.profile is None else PROFILES[config.profile]
         self._write: Writer | None = None
+        self._show: Writer | None = None  # the same without a credential
         if self._profile is not None and self._profile.framing == config.framing:
-            self._write = self._profile.write
+            self._write = self._show = self._profile.write
         # The password itself is in no header, only its encoded form; the routing key is in the body.
         secrets = [config.basic.password.reveal()] if config.basic is not None else []
         if config.routing_key is not None:
             secrets.append(config.routing_key.reveal())
             self._write = partial(pagerduty, routing_key=config.routing_key.reveal())
+            self._show = partial(pagerduty, routing_key="<secret>")
         self._gzip = config.batch.compression == "gzip" or config.passthrough_gzip
         self._body_headers = {"Content-Type": config.content_type or framing.CONTENT_TYPE[config.framing]}
         if self._gzip:
@@ -183,6 +186,13 @@ class HttpDestination:
             return self._profile.overhead
         return framing.OVERHEAD[self._config.framing]
 
+    def part(self, event: Event) -> bytes:
+        if self._show is not None:
+            return self._show([event])
+        if self._config.framing in ("ndjson", "json_array"):
+            return framing.as_object(event)
+        return event.line
+
     async def open(self) -> None:
         await self._client.open()
 
@@ -193,15 +203,22 @@ class HttpDestination:
             members = chunk.gzip_members()
             if members is not None:
                 return await self._post(members, len(chunk))
-        return await self._post(await self._encoded(self._framed(chunk)), len(chunk))
+        # Plain lines lie there as they are; anything else reads every event, which is nothing for the event
+        # loop.
+        plain = self._write is None and self._config.framing == "lines"
+        body = chunk.body if plain else await asyncio.to_thread(self._framed, chunk)
+        return await self._post(await self._encoded(body), len(chunk))
 
     async def probe(self) -> ProbeReport:
         """Ask for the address with HEAD: proves connection and TLS, and credentials only if refused.
 
-        A 400 may be nginx's for our client certificate; only the page would say so, which HEAD does not get.
+        With GET as well after a 400, which may be nginx's for our client certificate (only the page would say
+        so, which HEAD does not get), and after a 500, since there are endpoints that fail at HEAD alone.
         """
+        said = "HEAD was answered with"
         reply = await self._client.request("HEAD", self._url)
-        if isinstance(reply, Reply) and reply.status == 400:
+        if isinstance(reply, Reply) and reply.status in {400, 500}:
+            said = f"{said} {reply.status}, GET with"
             reply = await self._client.request("GET", self._url)
         if not isinstance(reply, Reply):
             return ProbeReport(ok=False, detail=reply.response.detail)
@@ -209,7 +226,9 @@ class HttpDestination:
         bad_request = reply.status == 400 and isinstance(outcome, Misconfigured)
         if bad_request or reply.status in {401, 402, 403, 404, 407, 410, 495, 496} or reply.status >= 502:
             return ProbeReport(ok=False, detail=outcome.response.detail)
-        return ProbeReport(ok=True, detail=f"reachable; HEAD was answered with {reply.status}")
+        if reply.status == 500:
+            return ProbeReport(ok=False, detail=f"{said} 500: it is failing, or knows nothing but POST")
+        return ProbeReport(ok=True, detail=f"reachable; {said} {reply.status}")
 
     async def close(self) -> None:
         await self._client.close()
@@ -220,10 +239,8 @@ class HttpDestination:
         match self._config.framing:
             case "ndjson":
                 return framing.as_ndjson(chunk)
-            case "json_array":
-                return framing.as_json_array(chunk)
             case _:
-                return chunk.body
+                return framing.as_json_array(chunk)
 
     async def _encoded(self, body: bytes) -> bytes:
         return await zipped(body) if self._gzip else body

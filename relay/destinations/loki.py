@@ -160,9 +160,11 @@ def judge(reply: Reply, count: int, now: float) -> Outcome:
         return Misconfigured(respond(reply, "it blames labels, metadata or a block, not an event"))
     if reply.status == 260:
         return Misconfigured(respond(reply, "ingestion is blocked, nothing is stored"))
-    if reply.status == 400:
+    outcome = classify(reply, now=now, success={204})
+    # A 400 may also be a proxy's, about the certificate; such a one blames no entry.
+    if reply.status == 400 and isinstance(outcome, Rejected):
         return _judge_refusal(reply, messages, count)
-    return classify(reply, now=now, success={204})
+    return outcome
 
 
 def _judge_refusal(reply: Reply, messages: Sequence[bytes], count: int) -> Outcome:

@@ -25,7 +25,7 @@ from relay.destinations.base import (
 from relay.destinations.object_answer import Refusal, judge, no_answer_within, permission_only
 from relay.destinations.object_config import ObjectStoreConfig
 from relay.destinations.object_key import content_type, object_key, partition_time
-from relay.model import Position, Response
+from relay.model import Event, Position, Response
 
 if TYPE_CHECKING:
     from relay.destinations.object_store import ObjectStore
@@ -46,6 +46,9 @@ class ObjectDestination:
 
     def __repr__(self) -> str:
         return f"<ObjectDestination {self._config.name}>"
+
+    def part(self, event: Event) -> bytes:
+        return event.line
 
     async def open(self) -> None:
         self._store = await asyncio.to_thread(_store, self._config)

@@ -19,12 +19,12 @@ from relay.clock import Clock
 from relay.config.destination import BatchLimits
 from relay.config.secret import Secret
 from relay.config.types import Size
-from relay.destinations.base import Delivered, Misconfigured, Outcome, ProbeReport
+from relay.destinations.base import Delivered, Misconfigured, Outcome, ProbeReport, Unfit
 from relay.destinations.classify import Reply, classify, respond
 from relay.destinations.framing import quoted
 from relay.destinations.hec_envelope import payload
 from relay.destinations.http_config import HttpUrl, UrlConfig
-from relay.destinations.posting import Ask, Intake, PostingDestination, Unfit
+from relay.destinations.posting import Ask, Intake, PostingDestination
 from relay.destinations.tokens import Grant, TokenSource
 from relay.konnect.times import happened_at, rfc3339
 from relay.model import Event, Reason

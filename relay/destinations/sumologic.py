@@ -18,6 +18,7 @@ from relay.destinations.base import Delivered, Outcome, ProbeReport, Rejected
 from relay.destinations.classify import Reply, classify, respond
 from relay.destinations.http_client import HttpClient, zipped
 from relay.destinations.http_config import HeaderText, UrlConfig
+from relay.model import Event
 
 
 class SumoBatchLimits(BatchLimits):
@@ -72,6 +73,9 @@ class SumoLogicDestination:
 
     def __repr__(self) -> str:
         return f"<SumoLogicDestination {self._config.name}>"
+
+    def part(self, event: Event) -> bytes:
+        return event.line
 
     async def open(self) -> None:
         await self._client.open()

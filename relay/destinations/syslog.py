@@ -20,13 +20,14 @@ from relay.destinations.base import (
     Rejection,
     TooLarge,
     Transient,
+    Unfit,
 )
 from relay.destinations.syslog_config import SyslogConfig
 from relay.destinations.syslog_datagrams import Datagrams, MessageTooLong
 from relay.destinations.syslog_message import Messages
 from relay.destinations.syslog_stream import Stream
 from relay.destinations.syslog_trouble import SyslogTrouble
-from relay.model import Reason, Response
+from relay.model import Event, Reason, Response
 
 
 class Link(Protocol):
@@ -60,6 +61,13 @@ class SyslogDestination:
     @property
     def event_overhead(self) -> int:
         return self._messages.overhead
+
+    def part(self, event: Event) -> bytes | Unfit:
+        message = self._messages.message(event)
+        if len(message) > self._config.limit:
+            detail = f"the message has {len(message)} bytes, max_message is {self._config.limit}"
+            return Unfit(Reason.TOO_LARGE, detail)
+        return message
 
     async def open(self) -> None:
         await self._link.open()
@@ -97,12 +105,10 @@ class SyslogDestination:
         """The frames to send, each with its event's index, and the events that are too long for one."""
         frames = []
         rejected = []
-        limit = self._config.limit
         for index, event in enumerate(chunk.events()):
-            message = self._messages.message(event)
-            if len(message) > limit:
-                detail = f"the message has {len(message)} bytes, max_message is {limit}"
-                rejected.append(Rejection(index, Reason.TOO_LARGE, detail))
+            message = self.part(event)
+            if isinstance(message, Unfit):
+                rejected.append(Rejection(index, message.reason, message.detail))
             else:
                 frames.append((index, message if self._udp else self._messages.framed(message)))
         return frames, rejected

@@ -44,11 +44,17 @@ class Redaction:
             value: str | None = getattr(record, field)
             if value:
                 changes[field] = self._replaced(value, how)
+        if "query" in ways and "request" not in ways:
+            path, _, query = (record.request or "").partition("?")
+            if query:
+                instead = self._replaced(query, ways["query"])
+                changes["request"] = path if instead is None else f"{path}?{instead}"
         # A value that could not be typed stands among the undocumented ones, under its own name.
-        extra = tuple([pair for pair in record.extra if pair[0] not in ways and not record.doubtful])
+        hidden = {*ways, "request"} if "query" in ways else set(ways)
+        extra = tuple([pair for pair in record.extra if pair[0] not in hidden and not record.doubtful])
         if not changes and extra == record.extra:
             return record, False
-        gone = [name for name, _ in record.extra if name in ways or record.doubtful]
+        gone = [name for name, _ in record.extra if name in hidden or record.doubtful]
         mark = (MARK, ",".join(dict.fromkeys([*changes, *gone])))
         return replace(record, extra=(*extra, mark), **changes), True
 

@@ -13,6 +13,8 @@ from typing import Final
 
 from relay.konnect.peek import EventType, event_type
 from relay.konnect.record import Record
+from relay.konnect.times import happened_at
+from relay.model import Event
 
 
 class Alert(StrEnum):
@@ -66,32 +68,50 @@ class _Window:
     """Failed logins of one account, or from one address, that happened close to each other."""
 
     newest: int = 0  # milliseconds since the epoch
-    seen: dict[str, int] = field(default_factory=dict)  # event id: when it happened
-    told: set[str] = field(default_factory=set)  # ids of the events that completed a burst
+    seen: OrderedDict[str, int] = field(default_factory=OrderedDict)  # event id: when it happened
+    untold: OrderedDict[str, int] = field(default_factory=OrderedDict)  # those of no burst yet
+
+    def forget(self, start: int, most: int) -> None:
+        """Let go of what happened before *start*, or of the oldest where there are too many."""
+        while self.seen and (len(self.seen) >= most or next(iter(self.seen.values())) < start):
+            name, _ = self.seen.popitem(last=False)
+            self.untold.pop(name, None)
 
 
 class Bursts:
     """Finds the failed login that makes a burst of those before it.
 
     Goes by the events' own ids and times, so that an event that is read again, after a retry or a hold, is
-    judged as it was before. Remembers a bounded number of accounts and addresses; what was quiet for longest
-    is forgotten first.
+    judged as it was before. Remembers a bounded number of accounts, addresses and bursts; what was quiet for
+    longest is forgotten first. An event costs the same however many there are.
     """
 
     EVENTS: Final = 5
     SPAN_MS: Final = 300_000
     WINDOWS: Final = 10_000
     MOST: Final = 1_000  # events of one window; a brute force is told of long before
+    TOLD: Final = 10_000  # bursts
+    AHEAD_MS: Final = 60_000  # by which an event's clock may be ahead of ours
 
     def __init__(self) -> None:
         self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()
+        self._told: OrderedDict[str, None] = OrderedDict()  # ids of the events that completed a burst
 
-    def completes(self, record: Record, event_id: str, at: int) -> bool:
-        """Whether this failed login, at *at* in milliseconds, is the fifth in five minutes, the tenth, …"""
-        keys = (("principal", record.principal_id), ("src", record.src))
+    def completes(self, record: Record, event: Event) -> bool:
+        """Whether this failed login is the fifth, tenth, … in five minutes, by account or by address."""
+        if event.id in self._told:
+            return True
+        # A time in the future would make everything after it look old.
+        at = min(happened_at(event), round(event.received_at * 1000) + self.AHEAD_MS)
+        keys = [("principal", record.principal_id), ("src", record.src)]
         # Every window has to take note of it, also behind the first one that it completes.
-        completed = [self._note((kind, name), event_id, at) for kind, name in keys if name]
-        return True in completed
+        completed = [self._note((kind, name), event.id, at) for kind, name in keys if name and _tells(name)]
+        if True not in completed:
+            return False
+        self._told[event.id] = None
+        if len(self._told) > self.TOLD:
+            self._told.popitem(last=False)
+        return True
 
     def _note(self, key: tuple[str, str], event_id: str, at: int) -> bool:
         window = self._windows.get(key)
@@ -101,17 +121,19 @@ class Bursts:
                 self._windows.popitem(last=False)
         self._windows.move_to_end(key)
         if event_id in window.seen:
-            return event_id in window.told
+            return False
         window.newest = max(window.newest, at)
         start = window.newest - self.SPAN_MS
         if at < start:  # a replay of old events: they are no burst of today
             return False
-        window.seen = {name: then for name, then in window.seen.items() if then >= start}
-        window.told &= window.seen.keys()
-        if len(window.seen) >= self.MOST:
-            del window.seen[next(iter(window.seen))]
-        window.seen[event_id] = at
-        if len(window.seen) - self.EVENTS * len(window.told) < self.EVENTS:
+        window.forget(start, self.MOST)
+        window.seen[event_id] = window.untold[event_id] = at
+        if len(window.untold) < self.EVENTS:
             return False
-        window.told.add(event_id)
+        window.untold.clear()
         return True
+
+
+def _tells(name: str) -> bool:
+    """Whether it tells one from another: `src` is often an address of Kong's own mesh."""
+    return not name.startswith("127.") and name != "::1"

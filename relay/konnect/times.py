@@ -20,11 +20,17 @@ _CEF_LATER = re.compile(rb" rt=(\d{13})")  # but warns not to depend on it
 _JSON_NUMBER = b'"rt":'
 _JSON_STRING = re.compile(rb'"rt":"(\d{13})')
 
-# The first `rt` counts; one further on may stand in a value that the caller chose.
-_RT = re.compile(rb'(?:\|rt=| rt=|"rt":"?)(\d+)')
+# What a caller chose may read like a time, and whoever can move his events into the past hides them: many
+# SIEMs drop or bury what is days old. So each format is asked only where Konnect alone can have written: in
+# CEF right behind the header, in JSON a key (a quote inside a value is escaped).
+_CEF_RT = re.compile(rb"\|rt=(\d+)")
+_CEF_HEADER_PIPES = 7
+_JSON_RT = re.compile(rb'(?<!\\)"rt":\s*"?(\d+)')
 # The stamp in front of a CEF line, or the same as JSON's field. Konnect's stamps are UTC; the form
 # of 2023 (`Apr 14 05:39:08`) has no year and is left to the arrival time.
-_STAMP = re.compile(rb'(?:^|"event_ts":")(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)')
+_STAMP = rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)"
+_CEF_STAMP = re.compile(_STAMP)
+_JSON_STAMP = re.compile(rb'(?<!\\)"event_ts":\s*"' + _STAMP)
 
 
 def happened_at(event: Event) -> int:
@@ -34,10 +40,12 @@ def happened_at(event: Event) -> int:
 
 def line_time(line: bytes, received_at: float) -> int:
     """As `happened_at`, of an event's bytes and their arrival in seconds since the epoch."""
-    rt = _RT.search(line)
+    if line[:1] == b"{":
+        rt, stamp = _JSON_RT.search(line), _JSON_STAMP.search(line)
+    else:
+        rt, stamp = _CEF_RT.match(line, _end_of_header(line)), _CEF_STAMP.match(line)
     if rt is not None and len(rt[1]) == _DIGITS:
         return int(rt[1])
-    stamp = _STAMP.search(line)
     if stamp is not None:
         try:
             return round(datetime.fromisoformat(stamp[1].decode()).timestamp() * 1000)
@@ -50,6 +58,16 @@ def rfc3339(milliseconds: int) -> str:
     """*milliseconds* since the epoch as `2025-06-18T21:01:06.889Z`."""
     seconds, rest = divmod(milliseconds, 1000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+def _end_of_header(line: bytes) -> int:
+    """Where the last pipe of a CEF header stands, or the end of the line."""
+    at = -1
+    for _ in range(_CEF_HEADER_PIPES):
+        at = line.find(b"|", at + 1)
+        if at < 0:
+            return len(line)
+    return at
 
 
 def event_time(identity: bytes) -> int | None:

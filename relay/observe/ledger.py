@@ -49,7 +49,7 @@ class LedgerStats(Protocol):
     @property
     def max_bytes(self) -> int: ...
     @property
-    def disk_free_bytes(self) -> int: ...
+    def disk_free_bytes(self) -> int | None: ...
     @property
     def batches(self) -> int: ...
 
@@ -110,7 +110,8 @@ def samples(
 def _of_queue(stats: LedgerStats) -> Iterator[Sample]:
     yield Sample(catalog.QUEUE_BYTES, (), stats.bytes)
     yield Sample(catalog.QUEUE_MAX_BYTES, (), stats.max_bytes)
-    yield Sample(catalog.QUEUE_DISK_FREE, (), stats.disk_free_bytes)
+    if stats.disk_free_bytes is not None:
+        yield Sample(catalog.QUEUE_DISK_FREE, (), stats.disk_free_bytes)
     yield Sample(catalog.QUEUE_BATCHES, (), stats.batches)
 
 

@@ -177,7 +177,7 @@ class QueueStats:
 
     bytes: int  # on disk, in use
     max_bytes: int
-    disk_free_bytes: int
+    disk_free_bytes: int | None  # None where the queue lies on other machines
     batches: int
     events: int
     oldest_received_at: float | None

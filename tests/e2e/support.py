@@ -27,7 +27,7 @@ from tests.fakes.siem import Siem
 
 AUTHORIZATION = "Bearer e2e"
 SOURCE = "konnect"
-DELIVERY_LIMIT = 15.0  # seconds within which a backlog of a test must be gone
+DELIVERY_LIMIT = 40.0  # seconds within which a backlog of a test must be gone
 
 # The default policy with its times divided by a hundred, so that a test sees all of it.
 FAST_RETRY = {"min_wait": "10ms", "max_wait": "300ms", "max_retries": 4, "probe_interval": "200ms"}

@@ -131,6 +131,24 @@ async def test_the_leader_is_cut_off_with_one_of_the_relays(tmp_path: Path) -> N
         site.report("Partition of the leader, with a relay on its side", **seconds)
 
 
+async def test_a_server_is_cut_off_with_every_relay(tmp_path: Path) -> None:
+    """Nobody is left on the side that has the quorum: the relays go there before the network is mended."""
+    async with running(tmp_path, partitions=True, together=True) as site:
+        async with site.konnect.sending():
+            await site.steady()
+            fault = site.konnect.now()
+            site.nats.isolate(site.nats.servers[0])
+            seconds = await site.flowing_again(fault)
+            for relay in site.relays:
+                await relay.ready()
+            site.nats.heal()
+            await site.flowing_again(site.konnect.now())
+        await site.check(fault)
+        for relay in site.relays:
+            assert [each for each in relay.log_records() if each["event"] == "queue.server_left"]
+        site.report("Partition of a server, with all relays on its side", **seconds)
+
+
 async def test_the_stream_is_full_while_a_siem_is_down(tmp_path: Path) -> None:
     """New events are refused and nothing that was accepted is dropped; with room it goes on by itself."""
     async with running(tmp_path, max_bytes="4MiB", when_full="reject") as site:

@@ -39,8 +39,8 @@ from tests.fakes.proxy import TcpProxy
 __all__ = ["NatsCluster", "NatsServer", "TcpProxy"]
 
 BINARY = Path(sys.executable).with_name("nats-server")
-START_LIMIT = 20.0  # seconds until a server takes connections, or a cluster has a leader
-STOP_LIMIT = 20.0  # seconds until a server is gone
+START_LIMIT = 40.0  # seconds until a server takes connections, or a cluster has a leader
+STOP_LIMIT = 40.0  # seconds until a server is gone
 _PR_SET_PDEATHSIG = 1
 
 

@@ -23,7 +23,7 @@ import trustme
 from tests.e2e.support import give_up
 from tests.fakes.process import free_port, until
 
-START_LIMIT = 10.0  # seconds
+START_LIMIT = 30.0  # seconds
 
 _CONFIGURATION = """\
 daemon off;

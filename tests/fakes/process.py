@@ -26,8 +26,8 @@ from typing import Any, Self
 
 import aiohttp
 
-START_LIMIT = 15.0  # seconds until a started relay must be ready
-STOP_LIMIT = 15.0  # seconds until a terminated relay must be gone
+START_LIMIT = 40.0  # seconds until a started relay must be ready
+STOP_LIMIT = 40.0  # seconds until a terminated relay must be gone
 _FIRST_PORT, _LAST_PORT = 20_000, 32_000  # below what Linux numbers outgoing connections from, by default
 _BLOCK = 400  # ports of one process
 _POLL = 0.02  # seconds between two looks at another process, which cannot wake us
@@ -264,7 +264,7 @@ class RelayProcess:
     @property
     def session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
         return self._session
 
     async def post(self, body: bytes, source: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
@@ -290,7 +290,7 @@ class RelayProcess:
         parsed: dict[str, Any] = json.loads(text)
         return parsed
 
-    async def becomes(self, destination: str, state: str, *, within: float = 10.0) -> None:
+    async def becomes(self, destination: str, state: str, *, within: float = 40.0) -> None:
         """Wait until a destination is in a state such as `held`."""
 
         async def is_it() -> bool:
@@ -302,7 +302,7 @@ class RelayProcess:
     def usage(self) -> Usage:
         return usage(self.pid)
 
-    async def command(self, *arguments: str, within: float = 20.0) -> tuple[int, str, str]:
+    async def command(self, *arguments: str, within: float = 60.0) -> tuple[int, str, str]:
         """Run `python -m relay …` with this relay's configuration; exit status, output, errors."""
         command = [sys.executable, "-m", "relay", *arguments, "-c", str(self._config)]
         process = await asyncio.create_subprocess_exec(

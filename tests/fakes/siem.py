@@ -24,7 +24,7 @@ from typing import Self
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-TIME_LIMIT = 10.0  # seconds any wait may take before the test fails
+TIME_LIMIT = 30.0  # seconds any wait may take before the test fails
 
 
 @dataclass(frozen=True, slots=True)

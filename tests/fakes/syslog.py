@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self, cast
 
-TIME_LIMIT = 10.0  # seconds a test waits for what must come
+TIME_LIMIT = 30.0  # seconds a test waits for what must come
 
 Framing = Literal["lf", "octet_counting"]
 

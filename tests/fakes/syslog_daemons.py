@@ -22,7 +22,7 @@ from typing import ClassVar, Self
 from tests.fakes.process import free_port, until
 from tests.fakes.syslog import Framing
 
-START_LIMIT = 10.0  # seconds until it must listen
+START_LIMIT = 30.0  # seconds until it must listen
 _PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 

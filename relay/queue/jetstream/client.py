@@ -1,11 +1,13 @@
 """The NATS client, where ours has to behave unlike the library's when a connection breaks.
 
-Owns five differences from `nats.aio.client.Client`, each at its method. Knows nothing of JetStream.
+Owns eight differences from `nats.aio.client.Client`, each at its method. Knows nothing of JetStream.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +20,8 @@ from relay.queue.jetstream.identity import Identity
 
 _CLOSE_SECONDS: Final = 2.0
 _PERMISSIONS: Final = "permissions violation"
+_FORBIDDEN: Final = re.compile(r'permissions violation for (\S+) .*?"([^"]*)"')
+_SAID: Final = 1_024  # subjects of which one may be refused; the refusal comes a round trip later
 
 
 class Client(LibraryClient):
@@ -27,6 +31,9 @@ class Client(LibraryClient):
         super().__init__()
         self._encrypted = encrypted
         self.when_dropped: list[Callable[[], None]] = []  # called when the connection is lost
+        self.when_forbidden: list[Callable[[str], None]] = []  # called with a subject we may not publish to
+        self.avoided: list[str] = []  # servers that were left, the last one at the end; they are tried last
+        self._said: deque[str] = deque(maxlen=_SAID)
         # The library tells an nkey's public half only where its own package made it.
         if identity is not None and identity.jwt is None:
             self._public_nkey = identity.public_key()
@@ -40,6 +47,14 @@ class Client(LibraryClient):
         """
         self._pending = []
         self._pending_data_size = 0
+
+    async def leave(self) -> None:
+        """Look for another server although this one answers. What it was asked is lost, as with any loss."""
+        server = self.connected_url
+        if server is None or not self.is_connected:
+            return
+        self.avoided[:] = [*(each for each in self.avoided if each != server.netloc), server.netloc]
+        await self._process_op_err(NatsError("nats: left"))
 
     async def close(self) -> None:
         """As the library's, but it waits for nobody who does not read."""
@@ -55,11 +70,39 @@ class Client(LibraryClient):
         The library gives up for good, for example when credentials expire or are replaced on the server.
         """
         if _PERMISSIONS in err_msg:  # which closes nothing
-            await super()._process_err(err_msg)
+            await self._refused(err_msg)
             return
         error = NatsError(f"nats: {err_msg}")
         await self._error_cb(error)
         await self._process_op_err(error)
+
+    async def _refused(self, err_msg: str) -> None:
+        """Tell what we may not do, and on which subject.
+
+        The library hands everything over in lower case, with which nobody finds a subject in a configuration.
+        """
+        found = _FORBIDDEN.search(err_msg)
+        if found is not None:
+            subject = self._spelled(found[2])
+            err_msg = f"{err_msg[: found.start(2)]}{subject}{err_msg[found.end(2) :]}"
+            if found[1] == "publish":
+                for tell in self.when_forbidden:
+                    tell(subject)
+        await self._error_cb(NatsError(f"nats: {err_msg}"))
+
+    def _spelled(self, lowered: str) -> str:
+        """A subject of ours as we wrote it."""
+        for subject in (*reversed(self._said), *[sub.subject for sub in self._subs.values()]):
+            if subject.lower() == lowered:
+                return subject
+        return lowered
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """As the library's; remembers what may be refused in a moment."""
+        self._said.append(subject)
+        await super().publish(subject, payload, reply, headers)
 
     async def _process_op_err(self, e: Exception) -> None:
         """Let go of a broken connection at once.

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -51,7 +51,7 @@ async def connect(config: JetStreamQueueConfig, *, log: Log, name: str) -> Clien
     identity = _identity(config)
     tls = await asyncio.to_thread(_context, config)
     client = Client(encrypted=config.encrypted, identity=identity)
-    tour = Tour(Random())  # noqa: S311 - spreads connections, keeps no secret
+    tour = Tour(Random(), client.avoided)  # noqa: S311 - spreads connections, keeps no secret
     reporter = _Reporter(client, tour, log)
     try:
         async with asyncio.timeout(config.connect_timeout):
@@ -92,11 +92,12 @@ class Tour:
     """Which server is tried next, and after which wait: all of them in a random order, again and again.
 
     Quickly at first, because any other server of a cluster will do; then slowly, so that many relays do not
-    run over a cluster that is just coming back.
+    run over a cluster that is just coming back. Those in *avoided* come last, in that order.
     """
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, avoided: Sequence[str] = ()) -> None:
         self._rng = rng
+        self._avoided = avoided
         self._ahead: list[str] = []
         self._laps = 0
 
@@ -107,9 +108,13 @@ class Tour:
         if not self._ahead:
             self._ahead = list(known)
             self._rng.shuffle(self._ahead)
+            self._ahead.sort(key=self._rank)  # the next one is taken from the end
             self._laps += 1
         wait = self._rng.uniform(*(_FIRST_WAIT if self._laps == 1 else _LATER_WAIT))
         return known[self._ahead.pop()], wait
+
+    def _rank(self, name: str) -> int:
+        return -1 - self._avoided.index(name) if name in self._avoided else 0
 
     def arrived(self) -> None:
         """A server was found; the next loss begins a new tour."""
@@ -178,6 +183,8 @@ def sentence(error: Exception) -> str:
             return os.strerror(error.errno).lower() if error.errno else "the connection broke"
         case NatsError() if "authorization violation" in text or "authentication" in text:
             return "it refuses our credentials"
+        case NatsError() if "permissions violation" in text:  # with the subject as it is written
+            return str(error).removeprefix("nats: ").strip("' ")
         case NatsError():
             return text.removeprefix("nats: ").strip("' ")
         case _:

@@ -4,6 +4,8 @@ Nearly every request is new by its times alone (`relay.queue.dedup.recent`), and
 One that is suspicious first waits until requests of this replica that are alike and still being published
 have ended, and is then searched for. Two replicas that are given the same events within the milliseconds
 they need to follow each other may both store them; not the same body, whose message id the server knows.
+Searching costs more than storing, and what fails comes again as something to be searched for: where too many
+requests wait for a search, more are asked at once to come later.
 
 Owns what this process remembers of each source. Publishes nothing itself.
 """
@@ -15,14 +17,14 @@ from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Final
 
 from relay import gzipped
 from relay.clock import Clock
-from relay.errors import QueueError
+from relay.errors import QueueError, QueueFull
 from relay.konnect.lines import event_ids, ordinal_of
 from relay.model import Batch
 from relay.queue.dedup.fingerprint import ordinals
@@ -40,6 +42,8 @@ from relay.queue.jetstream.search import Search, Stored, Wanted
 # The last batches of a source are looked at here before the stream is asked: a server of the cluster may lag
 # behind its leader for a moment.
 _LATEST: Final = 1_024
+_LINE: Final = 64  # requests that wait for a search; a sender would give up before more had their turn
+_LATER: Final = 5.0  # seconds after which those who find no place there should come again
 
 # A piece with the ordinals of its events, None where counting within it gives the same.
 Numbered = tuple[Piece, Sequence[int] | None]
@@ -122,6 +126,7 @@ class Deduplicator:
         self._clock = clock
         self._floors: dict[str, int] = {}
         self._sources: dict[str, _Source] = {}
+        self._line = 0  # requests that wait for a search, or for others that are alike
 
     def start(self, newest: Mapping[str, int]) -> None:
         """What was accepted before this process began: each source's newest event time in milliseconds."""
@@ -142,7 +147,8 @@ class Deduplicator:
     async def admit(self, batches: Sequence[Batch]) -> AsyncIterator[Admission]:
         """Publish a request under this; without `Admission.published` before the end it counts as failed.
 
-        Raises `QueueError` for a source nobody made known, or when the search failed.
+        Raises `QueueError` for a source nobody made known, or when the search failed, and `QueueFull` where
+        too many wait for one.
         """
         source = self._sources.get(batches[0].source)
         if source is None:
@@ -154,6 +160,8 @@ class Deduplicator:
             return
         # No await from here until this one is among the recent: the next request must find it there.
         new = source.recent.is_new([piece.print for piece in request.pieces])
+        if not new and self._line >= _LINE:
+            raise QueueFull("too many requests wait to be compared with earlier ones", retry_after=_LATER)
         flight = _Flight(_hashes(request.pieces))
         alike = [] if new else [each for each in source.flights if not flight.hashes.isdisjoint(each.hashes)]
         admission = None
@@ -162,10 +170,14 @@ class Deduplicator:
             for piece in request.pieces:
                 each = piece.print
                 source.recent.add(each.oldest, each.newest, len(each.lines), piece.packed, each.made)
-            for earlier in alike:
-                await earlier.ended.wait()
             at = batches[0].received_at
-            left = _numbered(request.pieces) if new else await self._unknown(source, request, at - window)
+            if new:
+                left = _numbered(request.pieces)
+            else:
+                with self._in_line():
+                    for earlier in alike:
+                        await earlier.ended.wait()
+                    left = await self._unknown(source, request, at - window)
             # Two requests of the same slot are not further apart than the window, so that the server's word
             # for a duplicate can be believed.
             message_id = f"{urlsafe_b64encode(request.digest).decode()}.{int(at // window)}"
@@ -216,6 +228,14 @@ class Deduplicator:
         if len(batches) == 1:  # a thread costs more than that
             return cut(batches, self._room, indexed=indexed)
         return await asyncio.to_thread(cut, batches, self._room, indexed=indexed)
+
+    @contextmanager
+    def _in_line(self) -> Iterator[None]:
+        self._line += 1
+        try:
+            yield
+        finally:
+            self._line -= 1
 
     async def _unknown(self, source: _Source, request: Pieces, since: float) -> list[Numbered]:
         """The pieces without the events that were accepted at or after *since*."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,12 +23,22 @@ from relay.queue.jetstream.pausing import pause
 
 _ANSWER_SECONDS: Final = 5.0
 _SCAN_BATCH: Final = 500  # messages asked for at a time
+# Bytes asked for at a time. A server cuts off whoever has 64 MiB of answers unread, and with the connection
+# go heartbeats and leases: all that is asked for at once has to stay well below.
+_REQUEST_BYTES: Final = 4 << 20
 _IDLE_NS: Final = 30_000_000_000  # a temporary consumer nobody asks goes after this
 PAYLOAD_BYTES: Final = "Nats-Msg-Size"  # header: size of a payload that was left out
+_TOO_BIG: Final = "MaxBytes"  # in what a request says that ends before a message it has no room for
+# What a server says after the last message of a request that still has room; often too late for that request.
+_ALL_GIVEN: Final = "Batch Completed"
 # In a cluster a consumer is there before every server knows where: who asks at once may find nobody.
 _NO_RESPONDERS: Final = "503"
 _ATTEMPTS: Final = 50  # a tenth of a second apart
 _NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+class Unanswered(QueueError):
+    """A consumer gives nothing: it is gone, or nobody keeps it at present."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ async def get_range(link: Link, stream: str, start: int, limit: int) -> list[Mes
 
     A follower may lack the newest: whoever misses one asks `get`.
     """
-    body = orjson.dumps({"seq": start, "batch": limit, "max_bytes": 4 << 20})
+    body = orjson.dumps({"seq": start, "batch": limit, "max_bytes": _REQUEST_BYTES})
     answers = await link.collect(f"{link.api_prefix}.DIRECT.GET.{stream}", body)
     found = []
     for answer in answers:
@@ -115,25 +125,32 @@ class Pull:
         self._messages: asyncio.Queue[Msg | None] = asyncio.Queue()
 
     async def take(self, most: int) -> list[Message]:
-        """What is there at present, at most *most* messages. Raises `QueueError`."""
+        """What is there at present, at most *most* messages and some megabytes.
+
+        Raises `Unanswered` or `QueueError`.
+        """
         for _ in range(_ATTEMPTS):
             try:
                 return await self._take(most)
             except Leaderless:
                 await pause()
-        raise QueueError("nobody answers for a consumer at present")
+        raise Unanswered("nobody answers for a consumer at present")
 
     async def _take(self, most: int) -> list[Message]:
-        await self._ask({"batch": most, "no_wait": True})
+        await self._ask({"batch": most, "no_wait": True, "max_bytes": _request_bytes(self._link)})
         found: list[Message] = []
         while len(found) < most:
             message = await self._next()
             if _is_status(message):
                 if _status(message) in ("404", "408"):  # no more messages at present
                     break
+                if found and _is_full(message):
+                    break
+                if _description(message) == _ALL_GIVEN:
+                    continue
                 if _status(message) == _NO_RESPONDERS:
                     raise Leaderless
-                raise QueueError(f"NATS: {(message.headers or {}).get('Description', 'consumer is gone')}")
+                raise Unanswered(f"NATS: {_description(message) or 'consumer is gone'}")
             found.append(taken(message))
         return found
 
@@ -202,7 +219,7 @@ class Follow:
         self._last_per_subject = last_per_subject
         self.behind = 0  # messages that were waiting when the consumer was made
 
-    async def run(self, start: int) -> AsyncIterator[list[Message]]:
+    async def run(self, start: int) -> AsyncGenerator[list[Message], None]:
         """Lists of messages from sequence *start* on; an empty one says that there is nothing more now.
 
         Ends with `QueueError` when the consumer is lost: call again from behind the last message.
@@ -228,6 +245,7 @@ class Follow:
                 "batch": self.BATCH,
                 "expires": int(self.EXPIRES * 1e9),
                 "idle_heartbeat": int(self.HEARTBEAT * 1e9),
+                "max_bytes": _request_bytes(self._link),
             }
         )
         try:
@@ -243,7 +261,9 @@ class Follow:
                         left -= 1
                         found.append(taken(message))
                         seen = found[-1].seq
-                    elif _status(message) == "408":  # the request has expired
+                    elif _description(message) == _ALL_GIVEN:
+                        continue
+                    elif _status(message) == "408" or _is_full(message):  # the request is over
                         left = 0
                     elif _status(message) == _NO_RESPONDERS and unheard < _ATTEMPTS:
                         unheard += 1
@@ -311,9 +331,6 @@ async def scan(
     if filters:
         config["filter_subjects"] = list(filters)
     made = await link.api(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
-    if not made["num_pending"]:
-        await link.send(f"{link.api_prefix}.CONSUMER.DELETE.{stream}.{made['name']}", b"")
-        return
     pull = Pull(link, stream, made["name"])
     try:
         left = made["num_pending"]
@@ -326,8 +343,9 @@ async def scan(
                 return
     finally:
         await pull.close()
-        with suppress(QueueError):
-            await link.send(f"{link.api_prefix}.CONSUMER.DELETE.{stream}.{made['name']}", b"")
+        with suppress(QueueError):  # else it goes by itself
+            # Waited for, so that whoever bounds scans bounds consumers.
+            await link.api(f"CONSUMER.DELETE.{stream}.{made['name']}")
 
 
 def taken(message: Msg) -> Message:
@@ -354,6 +372,20 @@ def _is_status(message: Msg) -> bool:
 
 def _status(message: Msg) -> str:
     return str((message.headers or {})["Status"])
+
+
+def _description(message: Msg) -> str:
+    return str((message.headers or {}).get("Description", ""))
+
+
+def _is_full(message: Msg) -> bool:
+    """Whether a request ended because it has no room for the next message."""
+    return _status(message) == "409" and _TOO_BIG in _description(message)
+
+
+def _request_bytes(link: Link) -> int:
+    """Room for the largest message in any case."""
+    return max(_REQUEST_BYTES, 2 * link.max_payload)
 
 
 def _parse_headers(raw: bytes) -> dict[str, str]:

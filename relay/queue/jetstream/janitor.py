@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from relay.observe.logs import Log
@@ -10,13 +12,19 @@ from relay.queue.jetstream.members import Members
 
 
 class JanitorLease:
-    """Whose turn it is to look after what belongs to all replicas. Its key holds a replica's id."""
+    """Whose turn it is to look after what belongs to all replicas. Its key holds a replica's id.
+
+    *unable* tells why this replica cannot, or None.
+    """
 
     KEY: Final = "janitor"
 
-    def __init__(self, bucket: Bucket, members: Members, log: Log) -> None:
+    def __init__(
+        self, bucket: Bucket, members: Members, *, unable: Callable[[], str | None], log: Log
+    ) -> None:
         self._bucket = bucket
         self._members = members
+        self._unable = unable
         self._log = log
 
     async def ours(self) -> bool:
@@ -28,8 +36,14 @@ class JanitorLease:
             return False
         entry = await self._bucket.get(self.KEY)
         holder = "" if entry is None else entry.value.decode()
+        if self._unable() is not None:
+            if entry is not None and holder == self._members.id:
+                with suppress(Stale):  # somebody took it already
+                    await self._bucket.put(self.KEY, b"", revision=entry.revision)
+                    self._log.info("janitor.released")
+            return False
         if holder != self._members.id:
-            if entry is not None and self._members.is_alive(holder, revision=entry.revision):
+            if holder and entry is not None and self._members.is_alive(holder, revision=entry.revision):
                 return False
             try:
                 await self._bucket.put(
@@ -37,5 +51,5 @@ class JanitorLease:
                 )
             except Stale:
                 return False
-            self._log.info("janitor.taken", **({} if entry is None else {"instead_of": holder}))
+            self._log.info("janitor.taken", **({"instead_of": holder} if holder else {}))
         return self._members.trusted()

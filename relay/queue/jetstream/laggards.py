@@ -13,6 +13,7 @@ from typing import Final
 
 from relay.clock import Clock
 from relay.model import ReaderKind, Reason
+from relay.observe.logs import Log as Logger
 from relay.queue.jetstream import letters
 from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.bucket import Change
@@ -40,6 +41,7 @@ class Laggards:
         space: Space,
         *,
         expire: Callable[[str, Mark], Awaitable[int]],
+        logger: Logger,
     ) -> None:
         self._link = link
         self._stream = stream
@@ -47,6 +49,7 @@ class Laggards:
         self._log = log
         self._space = space
         self._expire = expire
+        self._logger = logger
 
     async def release(self) -> None:
         """One round, after `Space.measure` and, on the janitor, `give_back`. Raises `QueueError`."""
@@ -67,7 +70,9 @@ class Laggards:
         await self._space.note_given_up(to.number)
         for name in laggards:
             if any(each == name and reader.mark.number < to.number for each, reader in self._owing()):
-                await self._expire(name, to)
+                events = await self._expire(name, to)
+                if events:
+                    self._logger.warning("queue.released", destination=name, events=events, detail=DETAIL)
 
     def _owing(self) -> Iterator[tuple[str, ReaderRecord]]:
         """Readers that have something before them, with their destinations."""

@@ -28,7 +28,8 @@ from relay.queue.jetstream.record import Account, LeaseLost, LeaseRecord
 _TICK_SECONDS: Final = 1.0  # together with TRUST_SECONDS well below LEASE_TTL
 _KEEP_SECONDS: Final = 10.0  # a lease is not handed on before, or it would go round in circles
 _PATIENCE_SECONDS: Final = 3.0  # a replica with fewer destinations may go first for so long
-_RETRY_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0  # doubled with each failure to prepare in a row, up to
+_LONGEST_RETRY: Final = 30.0
 _RELEASE_SECONDS: Final = 2.0  # of real time, for storing and again for giving back: a stop must end in time
 
 Step = Callable[[str], Awaitable[None]]
@@ -57,7 +58,8 @@ class Leases:
     """This replica's leases.
 
     *prepare* makes a destination ready to be read before its lease is handed out, *settle* stores what its
-    holder has counted and lets go of it; both may raise `QueueError`.
+    holder has counted and lets go of it; both may raise `QueueError`. *unable* tells why this replica cannot
+    deliver to anybody at present, or None: whoever can takes over at once.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Leases:
         *,
         prepare: Step,
         settle: Step,
+        unable: Callable[[], str | None],
         clock: Clock,
         log: Log,
     ) -> None:
@@ -74,10 +77,12 @@ class Leases:
         self._members = members
         self._prepare = prepare
         self._settle = settle
+        self._unable = unable
         self._clock = clock
         self._log = log
         self._held: dict[str, _Held] = {}
         self._waiting: set[str] = set()
+        self._failures: Counter[str] = Counter()  # to prepare, in a row
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -154,7 +159,7 @@ class Leases:
 
     def _review(self) -> None:
         """Notice what is ours no longer, or may soon not be. Waits for nothing."""
-        trusted = self._members.trusted()
+        trusted, unable = self._members.trusted(), self._unable()
         for name, held in list(self._held.items()):
             if held.releasing:
                 continue
@@ -163,6 +168,8 @@ class Leases:
                 self._lose(held, "another replica has taken it, or the destination was forgotten")
             elif not trusted:
                 self._lose(held, "our heartbeats fail, so the others may take us for dead")
+            elif unable is not None:
+                self._lose(held, unable)
 
     def _lose(self, held: _Held, why: str) -> None:
         if not held.lost.is_set():
@@ -194,7 +201,7 @@ class Leases:
         return name in self._accounts and name not in self._held and self._is_free(self._accounts[name])
 
     def _is_free(self, account: Account) -> bool:
-        if self._closed or not self._members.trusted():
+        if self._closed or not self._members.trusted() or self._unable() is not None:
             return False
         lease = account.lease
         # One in our own name that we do not have is left of an attempt whose acknowledgement got lost.
@@ -242,11 +249,13 @@ class Leases:
         except (QueueError, NotFound) as error:
             self._log.warning("lease.unprepared", destination=name, detail=str(error))
             await held.release()
-            await self._clock.sleep(_RETRY_SECONDS)
+            await self._clock.sleep(min(_LONGEST_RETRY, _RETRY_SECONDS * 2 ** min(self._failures[name], 10)))
+            self._failures[name] += 1
             return None
         except BaseException:
             self._held.pop(name, None)  # the caller no longer waits; `_clear_up` gives it back
             raise
+        del self._failures[name]
         self._review()
         if held.lost.is_set():  # preparing took too long
             await held.release()
@@ -299,5 +308,7 @@ class Leases:
             await self._members.beat()
 
     def _wants(self) -> frozenset[str]:
+        if self._unable() is not None:  # nobody need wait for us, nor hand anything over
+            return frozenset()
         kept = {name for name, held in self._held.items() if not held.releasing}
         return frozenset(self._waiting | kept)

@@ -73,6 +73,7 @@ class Link:
         self.client = client
         self.api_prefix = api_prefix
         self._inbox = client.new_inbox()
+        self._subjects: dict[str, str] = {}  # of what is asked, by the inbox of the answer
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._collecting: dict[str, tuple[list[Msg], asyncio.Future[str]]] = {}
         self._number = 0
@@ -105,6 +106,15 @@ class Link:
                 waiting.set_exception(Silent("the connection to NATS was lost"))
         for inbox in self.inboxes:
             inbox.put_nowait(None)
+
+    def forbidden(self, subject: str) -> None:
+        """We may not publish to *subject*: what was asked there is not going to be answered either."""
+        for token in [token for token, asked in self._subjects.items() if asked == subject]:
+            waiting: asyncio.Future[Any] | None = self._waiting.get(token)
+            if waiting is None and (entry := self._collecting.get(token)) is not None:
+                waiting = entry[1]
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(Forbidden(f'NATS: the relay may not publish to "{subject}"'))
 
     @property
     def max_payload(self) -> int:
@@ -144,6 +154,7 @@ class Link:
         token = self._token()
         waiting: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         self._waiting[token] = waiting
+        self._subjects[token] = subject
         try:
             async with asyncio.timeout(seconds):
                 await self._send(subject, payload, token, headers)
@@ -151,7 +162,7 @@ class Link:
         except TimeoutError:
             raise Silent(f"NATS did not answer within {seconds:g} s") from None
         finally:
-            self._waiting.pop(token, None)
+            del self._waiting[token], self._subjects[token]
         if not answer.data and (answer.headers or {}).get(_STATUS) == _NO_RESPONDERS:
             raise Leaderless("nobody answers for the NATS stream at present")
         return answer
@@ -162,6 +173,7 @@ class Link:
         found: list[Msg] = []
         ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._collecting[token] = (found, ended)
+        self._subjects[token] = subject
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._send(subject, payload, token)
@@ -169,7 +181,7 @@ class Link:
         except TimeoutError:
             raise QueueError(f"NATS did not answer within {_ANSWER_SECONDS:g} s") from None
         finally:
-            self._collecting.pop(token, None)
+            del self._collecting[token], self._subjects[token]
         if status == _NO_RESPONDERS:
             raise Leaderless("nobody answers for the NATS stream at present")
         return found
@@ -274,6 +286,10 @@ class Silent(QueueError):
 
 class Disconnected(QueueError):
     """Nothing was sent."""
+
+
+class Forbidden(QueueError):
+    """The account or user lacks a right; certainly nothing was stored."""
 
 
 class Leaderless(QueueError):

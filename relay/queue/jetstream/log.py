@@ -11,9 +11,11 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
 from relay.batch import StoredBatch
+from relay.clock import Clock
 from relay.errors import QueueError
 from relay.model import Format
 from relay.observe.logs import Log as Logger
@@ -21,7 +23,7 @@ from relay.queue.jetstream.bucket import Bucket, Entry, Stale
 from relay.queue.jetstream.fetch import Follow, Message, get, last_sequence, scan
 from relay.queue.jetstream.ledger import KEY, Ledger, dump, load
 from relay.queue.jetstream.link import ApiError, Link
-from relay.queue.jetstream.message import Meta, NotABatch, decode, encode_loss
+from relay.queue.jetstream.message import Meta, Newer, NotABatch, decode, encode_loss
 from relay.queue.jetstream.message import stored as stored_batch
 from relay.queue.jetstream.pausing import pause
 from relay.queue.jetstream.record import Mark
@@ -31,7 +33,24 @@ _CACHE_BYTES: Final = 16 << 20
 _RECENT: Final = 4_096  # messages by which it is recognised where a stream that lost some went another way
 _MEET_SECONDS: Final = 8.0  # within it a sender is told that nothing was stored
 _AGAIN_SECONDS: Final = 0.5  # between attempts to follow the stream
+# A replica that cannot read the log for so long neither accepts nor delivers: it does not see what others
+# accept, and what it accepts itself piles up. An election is over before.
+_STALLED_SECONDS: Final = 10.0
+_MOST_OWN: Final = 20_000  # messages that were acknowledged and not yet come to in the log
 _LINE_COSTS: Final = 3  # a cached batch holds its payload, its body and perhaps its lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """A message of ours that was acknowledged; None where it is not kept for the cache."""
+
+    meta: Meta
+    payload: bytes | None
+    body: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.payload or b"") + len(self.body)
 
 
 class Log:
@@ -46,6 +65,7 @@ class Log:
         foreign: Callable[[Meta], None],
         lost: Callable[[Ledger], None],
         replica: str,
+        clock: Clock,
         log: Logger,
     ) -> None:
         self.ledger = Ledger()
@@ -59,15 +79,19 @@ class Log:
         self._foreign = foreign
         self._lost = lost  # called with the ledger when the stream lacks what was acknowledged
         self._replica = replica
+        self._clock = clock
         self._logger = log
         self._revision = 0
-        self._own: dict[int, tuple[Meta, bytes, bytes]] = {}  # acknowledged, not folded: payload, body
+        self._own: dict[int, _Own] = {}  # acknowledged, not folded
+        self._own_bytes = 0
         self._recent: deque[tuple[int, int]] = deque(maxlen=_RECENT)  # sequences and checksums
         self._cache: OrderedDict[int, tuple[StoredBatch, int]] = OrderedDict()
         self._cached_bytes = 0
         self._drops = 0  # of the connection
         self._claiming = False  # we counted more than the log tells
-        self._trouble: str | None = None  # why the stream cannot be followed
+        self._trouble: QueueError | None = None  # why the stream cannot be followed
+        self._failing_since: float | None = None  # by the monotonic clock
+        self.when_resumed: list[Callable[[], None]] = []  # called when it is followed again
         self._mark = 0
         self._changed = asyncio.Event()
 
@@ -104,7 +128,7 @@ class Log:
             self.head = max(self.head, self.ledger.seq)
             return
         for seq in sorted(self._own):
-            self._fold(*self._own.pop(seq))  # accepted all the same
+            self._fold_own(seq)  # accepted all the same
         if last == ends:
             await self._prove(last)
         else:  # others have said so already; what they counted may be less
@@ -168,15 +192,38 @@ class Log:
     async def meet(self) -> None:
         """Wait until it is known whether something was lost. Nothing may be appended before.
 
-        It would get sequences that readers and books connect with what was lost. Raises `QueueError`.
+        It would get sequences that readers and books connect with what was lost. Nor while the log cannot be
+        read; where only another relay can, the sender is told at once, to find that one. Raises `QueueError`.
         """
+        stalled = self.stalled()
+        if stalled is not None:
+            self.met.clear()
+            if isinstance(self._trouble, Newer):
+                raise QueueError(stalled)
+        if len(self._own) >= _MOST_OWN:
+            raise QueueError("what was accepted here is too far ahead of the log as it comes back")
         if self.met.is_set():
             return
         try:
             async with asyncio.timeout(_MEET_SECONDS):
                 await self.met.wait()
         except TimeoutError:
-            raise QueueError(f"NATS could not be reached within {_MEET_SECONDS:g} s") from None
+            why = "" if self._trouble is None else f": {self._trouble}"
+            raise QueueError(f"NATS could not be reached within {_MEET_SECONDS:g} s{why}") from None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the stream cannot be followed at this moment."""
+        return None if self._trouble is None else str(self._trouble)
+
+    def stalled(self) -> str | None:
+        """Why this replica is of no use at present: it has not been able to read the log for some time."""
+        if self._failing_since is None:
+            return None
+        seconds = self._clock.monotonic() - self._failing_since
+        if seconds < _STALLED_SECONDS:
+            return None
+        return f"the log cannot be followed for {seconds:.0f} s: {self._trouble}"
 
     async def run(self) -> None:
         """Follow the stream without end."""
@@ -188,14 +235,9 @@ class Log:
                 async for messages in follow.run(self.ledger.seq + 1):
                     if drops != self._drops:
                         break
-                    if not self.met.is_set():
-                        self.met.set()
-                        self.wake()
-                    if self._trouble is not None:
-                        self._trouble = None
-                        self._logger.info("queue.follows")
                     for message in messages:
                         self._follow(message)
+                    self._succeeded()
                     if messages:
                         self.wake()
                     else:
@@ -203,10 +245,26 @@ class Log:
                         if self._claiming:
                             await self._claim()
             except QueueError as error:
-                if str(error) != self._trouble:
-                    self._trouble = str(error)
-                    self._logger.warning("queue.follow_failed", detail=self._trouble)
+                self._failed(error)
                 await pause(_AGAIN_SECONDS)
+
+    def _failed(self, error: QueueError) -> None:
+        if str(error) != self.trouble:
+            self._logger.warning("queue.follow_failed", detail=str(error))
+            self.wake()  # what came before it can be read
+        self._trouble = error
+        if self._failing_since is None:
+            self._failing_since = self._clock.monotonic()
+
+    def _succeeded(self) -> None:
+        if self._trouble is not None:
+            self._trouble = self._failing_since = None
+            self._logger.info("queue.follows")
+            for tell in self.when_resumed:
+                tell()
+        if not self.met.is_set():
+            self.met.set()
+            self.wake()
 
     def _follow(self, message: Message) -> None:
         if message.seq <= self.ledger.seq:
@@ -214,9 +272,9 @@ class Log:
         self.head = max(self.head, message.seq)
         # Sequences that are missing were deleted, except for our own: those were accepted, so they count.
         for seq in sorted(seq for seq in self._own if seq < message.seq):
-            self._fold(*self._own.pop(seq))
+            self._fold_own(seq)
         if message.seq in self._own:
-            self._fold(*self._own.pop(message.seq))
+            self._fold_own(message.seq)
             return
         try:
             meta = decode(message)
@@ -233,16 +291,23 @@ class Log:
         """This replica's own message was acknowledged."""
         self.head = max(self.head, meta.seq)
         if meta.seq > self.ledger.seq:
-            self._own[meta.seq] = (meta, payload, body)
-            while (following := self._own.pop(self.ledger.seq + 1, None)) is not None:
-                self._fold(*following)
+            own = _Own(meta, payload, body)
+            if self._own_bytes + own.nbytes > _CACHE_BYTES:  # whoever delivers it gets it from the stream
+                own = _Own(replace(meta, hashes=None, ordinals=None), None, b"")
+            self._own[meta.seq] = own
+            self._own_bytes += own.nbytes
+            while self.ledger.seq + 1 in self._own:
+                self._fold_own(self.ledger.seq + 1)
         self.wake()
 
-    def _fold(self, meta: Meta, payload: bytes, body: bytes) -> None:
+    def _fold_own(self, seq: int) -> None:
+        own = self._own.pop(seq)
+        self._own_bytes -= own.nbytes
+        meta = own.meta
         number = self.ledger.fold(meta)
         self._recent.append((meta.seq, meta.checksum))
-        if meta.count:
-            self.remember(meta.seq, stored_batch(meta, number, payload, body))
+        if meta.count and own.payload is not None:
+            self.remember(meta.seq, stored_batch(meta, number, own.payload, own.body))
 
     # -- totals ------------------------------------------------------------------------------
 

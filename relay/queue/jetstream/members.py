@@ -68,7 +68,7 @@ class Members:
         self._description: Replica | None = None
         self._others: dict[str, _Other] = {}  # those alive
         self._left = False
-        self._failing = False
+        self.failing = False  # the last heartbeat was not stored
         self._stored: float | None = None  # when our last acknowledged heartbeat was sent
         self._revision = 0  # of the last heartbeat that came, whoever sent it
         # When that of our own heartbeats was sent that came back last, and since when they come back
@@ -102,11 +102,11 @@ class Members:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await self._bucket.commit([change])
         except (QueueError, TimeoutError) as error:
-            if not self._failing:
+            if not self.failing:
                 self._log.warning("replica.heartbeat_failed", detail=str(error) or "no answer")
-            self._failing = True
+            self.failing = True
             return
-        self._failing = False
+        self.failing = False
         self._stored = sent if self._stored is None else max(self._stored, sent)
 
     async def leave(self) -> None:

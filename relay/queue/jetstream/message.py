@@ -153,8 +153,12 @@ class NotABatch(QueueError):
     """Somebody else wrote into our stream."""
 
 
+class Newer(QueueError):
+    """A newer relay wrote it: waiting does not help, only another relay does."""
+
+
 def decode(message: Message) -> Meta:
-    """Raises `NotABatch`, or `QueueError` for what a newer relay wrote."""
+    """Raises `NotABatch`, or `Newer`."""
     try:
         _, _, source, *place = message.subject.split(".")
         about = orjson.loads(message.headers[BATCH])
@@ -178,7 +182,7 @@ def decode(message: Message) -> Meta:
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise NotABatch(f"message {message.seq} of the stream is no batch of a relay") from error
     if version > VERSION:
-        raise QueueError(f"message {message.seq} was written by a newer relay (version {version})")
+        raise Newer(f"message {message.seq} was written by a newer relay (version {version})")
     return meta
 
 

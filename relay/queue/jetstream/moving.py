@@ -189,6 +189,7 @@ async def open_target(
 async def _linked(config: JetStreamQueueConfig, log: Log) -> AsyncIterator[Link]:
     client = await connect(config, log=log, name="konnect-relay queue migrate")
     link = await Link.open(client, api_prefix=config.api_prefix)
+    client.when_forbidden.append(link.forbidden)
     try:
         yield link
     finally:

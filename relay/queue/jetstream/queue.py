@@ -34,11 +34,13 @@ from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.appending import Appending
 from relay.queue.jetstream.assets import ensure
 from relay.queue.jetstream.bucket import Bucket
+from relay.queue.jetstream.client import Client
 from relay.queue.jetstream.connect import connect
 from relay.queue.jetstream.deadletters import Letters
 from relay.queue.jetstream.deduplicate import Deduplicator
 from relay.queue.jetstream.durability import report
 from relay.queue.jetstream.gaps import ALIVE, Gaps, dump_alive, read_alive
+from relay.queue.jetstream.isolation import Isolation
 from relay.queue.jetstream.janitor import JanitorLease
 from relay.queue.jetstream.laggards import Laggards, expire_idle
 from relay.queue.jetstream.leases import Leases
@@ -72,6 +74,7 @@ class JetStreamQueue:
     def __init__(
         self,
         config: JetStreamQueueConfig,
+        client: Client,
         link: Link,
         *,
         replica: str,
@@ -91,7 +94,14 @@ class JetStreamQueue:
         self._bucket = bucket
         self._dedup = Deduplicator(link, prefix, bucket, replica=replica, clock=clock)
         self._log = Log(
-            link, prefix, bucket, foreign=self._dedup.foreign, lost=self._lost, replica=replica, log=log
+            link,
+            prefix,
+            bucket,
+            foreign=self._dedup.foreign,
+            lost=self._lost,
+            replica=replica,
+            clock=clock,
+            log=log,
         )
         self._accounts = Accounts(bucket, replica, self._account_changed)
         self._members = Members(bucket, replica, clock=clock, log=log)
@@ -108,6 +118,7 @@ class JetStreamQueue:
                 self._letters,
                 self,
                 clock,
+                log,
                 manage=config.manage,
             ),
             fence=self._fence,
@@ -117,9 +128,11 @@ class JetStreamQueue:
             self._members,
             prepare=self._roster.prepare,
             settle=self._roster.settle,
+            unable=self._log.stalled,
             clock=clock,
             log=log,
         )
+        self._log.when_resumed.append(self._leases.wake)
         self._space = Space(
             link,
             prefix,
@@ -131,7 +144,9 @@ class JetStreamQueue:
             window=self._dedup.window,
             remember=self._dedup.remember,
         )
-        self._laggards = Laggards(link, prefix, self._accounts, self._log, self._space, expire=self._expire)
+        self._laggards = Laggards(
+            link, prefix, self._accounts, self._log, self._space, expire=self._expire, logger=log
+        )
         self._appending = Appending(
             link,
             prefix,
@@ -142,7 +157,8 @@ class JetStreamQueue:
             clock=clock,
             observer=observer,
         )
-        self._janitor = JanitorLease(bucket, self._members, log)
+        self._isolation = Isolation(client, self._members, clock=clock, log=log)
+        self._janitor = JanitorLease(bucket, self._members, unable=self._log.stalled, log=log)
         self._upkeep = Upkeep(
             clock=clock,
             janitor=self._janitor,
@@ -189,11 +205,12 @@ class JetStreamQueue:
         client = await connect(config, log=log, name=f"konnect-relay {replica}")
         link = await Link.open(client, api_prefix=config.api_prefix)
         client.when_dropped.append(link.dropped)
+        client.when_forbidden.append(link.forbidden)
         try:
             await ensure(link, config, log=log)
             await report(config, log=log)
-            queue = cls(config, link, replica=replica, clock=clock, observer=metrics, log=log)
-            client.when_dropped.append(queue._log.dropped)
+            queue = cls(config, client, link, replica=replica, clock=clock, observer=metrics, log=log)
+            client.when_dropped += [queue._log.dropped, queue._isolation.dropped]
             await queue._start(deduplicate or {})
         except BaseException:
             await link.close()
@@ -204,12 +221,12 @@ class JetStreamQueue:
         await refuse_unfinished(self._bucket)
         try:
             self._run(self._watch.run)
-            await _soon(self._watch.complete, "its state bucket")
+            await _soon(self._watch.complete, "its state bucket", lambda: self._watch.trouble)
             await self._log.load(self._roster.marks())
             self._dedup.start(self._log.newest())
             self._dedup.set_sources(deduplicate)
             self._run(self._log.run)
-            await _soon(self._log.caught_up, "its stream")
+            await _soon(self._log.caught_up, "its stream", lambda: self._log.trouble)
             await self._quarantine.count()
             await self._space.measure()
             await self._roster.refresh_hints()
@@ -217,6 +234,7 @@ class JetStreamQueue:
             await self._stop_tasks()
             raise
         self._run(self._members.run)
+        self._run(self._isolation.run)
         self._run(self._leases.run)
         self._run(self._upkeep.store_progress)
         self._run(self._upkeep.keep_house)
@@ -372,7 +390,7 @@ class JetStreamQueue:
         return QueueStats(
             bytes=usage.bytes,
             max_bytes=self._max_bytes,
-            disk_free_bytes=usage.free_bytes,
+            disk_free_bytes=None,  # no server tells how much its disk has left
             batches=usage.messages,
             events=self._log.ledger.number - self._log.ledger.first.number,
             oldest_received_at=usage.oldest_received_at,
@@ -392,6 +410,8 @@ class JetStreamQueue:
 
     async def ping(self) -> None:
         self._space.admit(0)
+        if (stalled := self._log.stalled()) is not None:
+            raise QueueError(stalled)
         info = await self._link.api(f"STREAM.INFO.{self._prefix}")
         cluster = info.get("cluster")
         if cluster is not None and not cluster.get("leader"):
@@ -418,9 +438,10 @@ class JetStreamQueue:
             await self._link.close()
 
 
-async def _soon(event: asyncio.Event, what: str) -> None:
+async def _soon(event: asyncio.Event, what: str, trouble: Callable[[], str | None]) -> None:
     try:
         async with asyncio.timeout(_READY_SECONDS):
             await event.wait()
     except TimeoutError:
-        raise QueueError(f"NATS did not give {what} within {_READY_SECONDS:g} s") from None
+        why = trouble() or "it is still coming"
+        raise QueueError(f"NATS did not give {what} within {_READY_SECONDS:g} s: {why}") from None

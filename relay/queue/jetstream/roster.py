@@ -1,6 +1,6 @@
 """Who reads: the destinations' readers, as views of their accounts or at work with the lease.
 
-Makes, finds and removes readers, and connects each with its consumer and its destination's books. Owns
+Makes, finds and removes readers, and connects each with its tape and its destination's books. Owns
 which destinations this replica holds at present; who may hold them is `leases`' affair.
 """
 
@@ -14,6 +14,7 @@ from typing import Final, Literal
 from relay.clock import Clock
 from relay.errors import NotFound, QueueError
 from relay.model import Books, Hold, ReaderKind
+from relay.observe.logs import Log as Logger
 from relay.queue.base import Reader, ReaderInfo
 from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.bucket import Bucket
@@ -44,6 +45,7 @@ class Surroundings:
     letters: Letters
     keeper: Keeper
     clock: Clock
+    logger: Logger
     manage: bool  # consumers are ours to make
 
 
@@ -200,10 +202,11 @@ class Roster:
 
     def _tape(self, name: str, record: ReaderRecord) -> Tape:
         around = self._around
-        return Tape(
-            around.link,
-            ConsumerSpec(around.stream, _consumer(name, record), record.mark.seq, around.manage),
-        )
+        consumer = None
+        if record.kind is ReaderKind.LIVE:
+            # Named like its destination, for those who look at NATS.
+            consumer = ConsumerSpec(token(name), record.mark.seq, around.manage)
+        return Tape(around.link, around.stream, consumer, log=around.logger)
 
     async def settle(self, name: str) -> None:
         """The lease is given up: store what is counted, and let go."""
@@ -266,18 +269,19 @@ class Roster:
         return ReaderInfo(record.id, name, record.kind, total, total, rate)
 
     async def forget(self, name: str) -> None:
-        account = self._around.accounts[name]
+        around = self._around
+        _ = around.accounts[name]
         # First, so that nobody counts another letter; what is left of them `attach` would clear up.
-        await self._around.accounts.remove(name)
-        await self._around.letters.forget(name)
+        await around.accounts.remove(name)
+        await around.letters.forget(name)
         await self.let_go(name)
-        for record in account.readers:
-            await self._delete_consumer(name, record)
+        if around.manage:
+            with suppress(QueueError):  # it is gone, or goes unused
+                await around.link.api(f"CONSUMER.DELETE.{around.stream}.{token(name)}")
 
     async def _remove(self, name: str, reader: Reader) -> None:
         """Drop a bounded reader that is through, unless it was given more to do."""
-        record = self._around.accounts[name].reader(reader.id)
-        if record is None:
+        if self._around.accounts[name].reader(reader.id) is None:
             return
         await self.store(name)
 
@@ -289,13 +293,6 @@ class Roster:
         await self._around.accounts.update(name, mutation)
         if isinstance(reader, LogReader):
             await reader.let_go()
-            await self._delete_consumer(name, record)
-
-    async def _delete_consumer(self, name: str, record: ReaderRecord) -> None:
-        if record.kind is ReaderKind.REDRIVE or not self._around.manage:
-            return
-        with suppress(QueueError):  # it is gone, or goes unused
-            await self._around.link.api(f"CONSUMER.DELETE.{self._around.stream}.{_consumer(name, record)}")
 
     async def expire(self, name: str, to: Mark) -> int:
         """Give up what is owed before *to*, of a destination this replica holds; how many events."""
@@ -324,10 +321,3 @@ class Roster:
         for name in self.held():
             for reader in self.log_readers(name):
                 await reader.tend()
-
-
-def _consumer(name: str, record: ReaderRecord) -> str:
-    """The live one is named like its destination, for those who look at NATS."""
-    if record.kind is ReaderKind.LIVE:
-        return token(name)
-    return f"{token(name)}-{record.kind.value}-{record.id}"

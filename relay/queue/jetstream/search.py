@@ -4,14 +4,16 @@ Places name the few batches that may hold an event, the hashes in their headers 
 opened and compared by full event id. Owns the ids of batches that were opened. Asks the stream, so it knows
 of everything that is stored, except for the moment that a server of the cluster lags behind its leader: what
 was stored last has to be named by the caller.
+
+A search costs a consumer and all headers of its places, so under load few run, and each for all who wait.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from relay import gzipped
@@ -21,10 +23,14 @@ from relay.queue.jetstream.fetch import Message, get, scan
 from relay.queue.jetstream.index import from_header, unpack
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.message import HASHES, NotABatch, decode, intact, token
+from relay.queue.jetstream.pausing import pause
 from relay.queue.jetstream.remembered import key_of, recall
+from relay.queue.jetstream.turns import Turns
 
 # Filters of one consumer. The server compares each with each of the others: 256 take it some 8 ms.
 _FILTERS: Final = 256
+_AT_ONCE: Final = 2  # consumers at a time
+_UNINTERRUPTED: Final = 32  # batches that are looked at without letting others do something
 _OPENED_IDS: Final = 100_000  # ids of opened batches are kept, about 12 MB
 
 
@@ -38,13 +44,9 @@ class Wanted:
     places: frozenset[str]
     since: float  # batches received before this time, in seconds since the epoch, do not count
 
-    def may_be_in(self, received_at: float, packed: bytes | None) -> bool:
-        """Whether a batch of one of the places is worth opening. *packed*: its hashes, where known."""
-        return received_at >= self.since and self.is_like(packed)
-
-    def is_like(self, packed: bytes | None) -> bool:
-        """Whether a batch with these hashes may hold one of the events; None where they are not known."""
-        return packed is None or not self.hashes.isdisjoint(unpack(packed))
+    def may_be_in(self, received_at: float, hashes: Iterable[int] | None) -> bool:
+        """Whether a batch of one of the places is worth opening. *hashes*: of its events, where known."""
+        return received_at >= self.since and (hashes is None or not self.hashes.isdisjoint(hashes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,18 @@ class Stored:
     packed: bytes  # the hashes of its events
 
 
+@dataclass(slots=True, eq=False)
+class _Quest:
+    """A search on its way."""
+
+    wanted: Wanted
+    found: set[str] = field(default_factory=set)
+
+    @property
+    def is_over(self) -> bool:
+        return self.found == self.wanted.ids
+
+
 class Search:
     """See the module."""
 
@@ -66,6 +80,7 @@ class Search:
         self._bucket = bucket
         self._opened: OrderedDict[int, frozenset[str]] = OrderedDict()
         self._opened_ids = 0
+        self._turns = Turns(self._find, at_once=_AT_ONCE)
 
     def forget(self) -> None:
         """Sequences are given out a second time."""
@@ -73,47 +88,66 @@ class Search:
         self._opened_ids = 0
 
     async def known(self, wanted: Wanted, latest: Iterable[Stored]) -> frozenset[str]:
-        """Which of the ids are in the log, or were and are remembered. Raises `QueueError`."""
-        found: set[str] = set()
-        for batch in list(latest):
-            if batch.place in wanted.places and wanted.may_be_in(batch.received_at, batch.packed):
-                found |= wanted.ids & await self._open(batch.seq)
+        """Which of the ids are in the log, or were and are remembered.
+
+        *latest* are the last batches of the same source. Raises `QueueError`.
+        """
+        return await self._turns.ask(wanted.source, (wanted, latest))
+
+    async def _find(self, some: Sequence[tuple[Wanted, Iterable[Stored]]]) -> list[frozenset[str]]:
+        """What is found of each; all are of one source."""
+        quests = [_Quest(wanted) for wanted, _ in some]
+        source, latest = quests[0].wanted.source, some[0][1]
+        places = sorted(frozenset().union(*[quest.wanted.places for quest in quests]))
+        await self._in_latest(latest, quests)
         # What leaves the log is remembered first: looked for in this order, it is found in one or the other,
         # even if it goes between being found and being opened.
-        for places in _portions(sorted(wanted.places)):
-            if found != wanted.ids:
-                found |= await self._in_log(wanted, places)
-        for places in _portions(sorted(wanted.places)):
-            if found != wanted.ids:
-                found |= await self._among_remembered(wanted, places)
-        return frozenset(found)
+        for look in (self._in_log, self._among_remembered):
+            for portion in _portions(places):
+                await look(source, portion, [quest for quest in quests if not quest.is_over])
+        return [frozenset(quest.found) for quest in quests]
 
-    async def _in_log(self, wanted: Wanted, places: list[str]) -> set[str]:
-        found: set[str] = set()
-        filters = [f"{self._stream}.events.{token(wanted.source)}.{place}" for place in places]
+    async def _in_latest(self, latest: Iterable[Stored], quests: Sequence[_Quest]) -> None:
+        hashes = _hashes(quests)
+        places = frozenset().union(*[quest.wanted.places for quest in quests])
+        for n, batch in enumerate(list(latest)):
+            if n % _UNINTERRUPTED == 0:
+                await pause(0)  # with many events in each this would hold up heartbeats
+            if batch.place not in places or not (like := hashes.intersection(unpack(batch.packed))):
+                continue
+            for quest in quests:
+                if quest.wanted.may_be_in(batch.received_at, like):
+                    quest.found |= quest.wanted.ids & await self._open(batch.seq)
+
+    async def _in_log(self, source: str, places: list[str], quests: list[_Quest]) -> None:
+        if not quests:
+            return
+        filters = [f"{self._stream}.events.{token(source)}.{place}" for place in places]
+        hashes = _hashes(quests)
         async with aclosing(scan(self._link, self._stream, filters=filters, headers_only=True)) as messages:
             async for message in messages:
                 packed = from_header(message.headers.get(HASHES))
+                like = None if packed is None else hashes.intersection(unpack(packed))
                 # First, because at a high rate a place holds thousands of batches, nearly all of them unlike.
-                if not wanted.is_like(packed):
+                if like is not None and not like:
                     continue
                 try:
                     meta = decode(message)
                 except NotABatch:
                     continue
-                if wanted.may_be_in(meta.received_at, packed):
-                    found |= wanted.ids & await self._open(meta.seq)
-                    if found == wanted.ids:
-                        break
-        return found
+                for quest in quests:
+                    if quest.wanted.may_be_in(meta.received_at, like):
+                        quest.found |= quest.wanted.ids & await self._open(meta.seq)
+                if all(quest.is_over for quest in quests):
+                    break
 
-    async def _among_remembered(self, wanted: Wanted, places: list[str]) -> set[str]:
-        found: set[str] = set()
-        filters = [self._bucket.subject + key_of(wanted.source, place, "*") for place in places]
+    async def _among_remembered(self, source: str, places: list[str], quests: list[_Quest]) -> None:
+        if not quests:
+            return
+        filters = [self._bucket.subject + key_of(source, place, "*") for place in places]
         async with aclosing(scan(self._link, self._bucket.stream, filters=filters)) as messages:
             async for message in messages:
-                found |= wanted.ids & _recalled(self._bucket.entry(message), wanted)
-        return found
+                _recall(self._bucket.entry(message), quests)
 
     async def _open(self, seq: int) -> frozenset[str]:
         """The event ids of a batch; none where it is broken, or was purged since it was found."""
@@ -140,16 +174,22 @@ def _ids_of(message: Message) -> frozenset[str]:
     return frozenset(event_ids(lines, meta.ordinals))
 
 
-def _recalled(entry: Entry, wanted: Wanted) -> frozenset[str]:
+def _recall(entry: Entry, quests: Sequence[_Quest]) -> None:
     if entry.deleted:
-        return frozenset()
+        return
     try:
         batch = recall(entry)
     except (KeyError, ValueError):  # not written by a relay
-        return frozenset()
-    if not wanted.may_be_in(batch.received_at, from_header(batch.hashes)):
-        return frozenset()
-    return frozenset(batch.ids)
+        return
+    packed = from_header(batch.hashes)
+    hashes = None if packed is None else unpack(packed)
+    for quest in quests:
+        if quest.wanted.may_be_in(batch.received_at, hashes):
+            quest.found |= quest.wanted.ids.intersection(batch.ids)
+
+
+def _hashes(quests: Sequence[_Quest]) -> frozenset[int]:
+    return frozenset().union(*[quest.wanted.hashes for quest in quests])
 
 
 def _portions(places: list[str]) -> Iterator[list[str]]:

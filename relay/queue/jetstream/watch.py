@@ -43,7 +43,7 @@ class Watch:
         self._changed = changed  # called when some were handed out
         self._lost = lost  # called with the bucket's last revision where it is earlier than what was seen
         self._revision = 0
-        self._trouble: str | None = None  # why the bucket cannot be watched
+        self.trouble: str | None = None  # why the bucket cannot be watched
 
     async def run(self) -> None:
         """Watch without end."""
@@ -56,15 +56,15 @@ class Watch:
                 async for messages in follow.run(self._revision + 1):
                     for message in messages:
                         self._hand_out(self._bucket.entry(message))
-                    self._trouble = None
+                    self.trouble = None
                     if messages:
                         self._changed()
                     else:
                         self.complete.set()
             except QueueError as error:
-                if str(error) != self._trouble:
-                    self._trouble = str(error)
-                    self._log.warning("queue.watch_failed", detail=self._trouble)
+                if str(error) != self.trouble:
+                    self.trouble = str(error)
+                    self._log.warning("queue.watch_failed", detail=self.trouble)
                 await pause(_AGAIN_SECONDS)
 
     async def _meet_bucket(self) -> None:

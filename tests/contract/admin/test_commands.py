@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from relay.cli.main import main
+from relay.cli.status import headline
 from relay.destinations.base import ProbeReport
 from relay.model import Hold, HoldReason, Position, Replica, Settlement, Sighting
 from tests.contract.admin.conftest import TOKEN, Admined
@@ -108,6 +109,24 @@ async def test_status_for_people(command: Command, admin: Admined) -> None:
     assert "held (misconfigured)" in splunk
     assert "1,234" in splunk
     assert next(line for line in out.splitlines() if line.startswith("eu")).split()[1] == "/audit-logs/eu"
+
+
+@pytest.mark.parametrize(
+    ("queue", "line"),
+    [
+        ({"disk_free_bytes": None}, "queue: accepting, 0 B of 10.0 GiB, 0 events"),
+        ({"accepting": False}, "queue: REFUSING for lack of room, 0 B of"),
+        ({"accepting": False, "trouble": "NATS is away"}, "queue: REFUSING: NATS is away, 0 B of"),
+    ],
+)
+async def test_status_says_why_nothing_is_accepted(
+    admin: Admined, queue: dict[str, object], line: str
+) -> None:
+    """In the first lines, and nothing of a disk that is another machine's."""
+    document = await admin.get("/api/v1/status")
+    document["queue"] |= {"bytes": 0, "max_bytes": 10 << 30, **queue}
+
+    assert line in headline(document)
 
 
 async def test_status_tells_of_several_replicas(command: Command, admin: Admined) -> None:

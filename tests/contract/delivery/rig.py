@@ -27,7 +27,7 @@ from relay.queue.sqlite import SqliteQueue
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, lines
 
-TIME_LIMIT = 10.0  # seconds any wait may take before the test fails
+TIME_LIMIT = 30.0  # seconds any wait may take before the test fails
 
 
 class Plain(Random):

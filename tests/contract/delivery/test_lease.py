@@ -12,10 +12,11 @@ import pytest
 from relay.batch import Chunk, StoredBatch
 from relay.destinations.base import Delivered, Outcome, ProbeReport
 from relay.errors import QueueError
-from relay.model import DestinationState, Hold, HoldReason, Position, Response, RetryState, Settlement
+from relay.model import DestinationState, Event, Hold, HoldReason, Position, Response, RetryState, Settlement
 from relay.queue.sqlite import SqliteQueue
 from tests.contract.delivery.rig import Rig
 from tests.fakes.events import NOW
+from tests.fakes.process import until
 from tests.fakes.siem import Siem
 
 
@@ -272,6 +273,9 @@ class Unlucky:
         self._error: Exception | None = error
         self._loses = loses
 
+    def part(self, event: Event) -> bytes:
+        return event.line
+
     async def open(self) -> None: ...
 
     async def send(self, chunk: Chunk) -> Outcome:
@@ -362,3 +366,75 @@ async def test_a_queue_that_cannot_be_read_for_a_while_is_no_crash(tmp_path: Pat
         assert (worker.crashes, rig.queue.refused) == (0, 3)
     finally:
         await rig.close()
+
+
+class Damaged(SqliteQueue):
+    """The real queue, of which a part cannot be read for a while."""
+
+    unreadable = range(0)  # numbers of events
+    refused = 0
+
+    async def read(self, start: int, stop: int, max_events: int) -> list[StoredBatch]:
+        if start in self.unreadable:
+            self.refused += 1
+            raise QueueError("the disk gives nothing")
+        return await super().read(start, stop, max_events)
+
+
+@pytest.fixture
+async def damaged(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path / "relay.db", engine=Damaged)
+    await rig.open()
+    yield rig
+    await rig.close()
+
+
+async def test_a_replay_that_cannot_be_read_does_not_stop_live_events(damaged: Rig, siem: Siem) -> None:
+    """It is tried again once a second and told of once, however much comes meanwhile; then it goes on."""
+    queue = damaged.queue
+    assert isinstance(queue, Damaged)
+    worker = await damaged.start(url=siem.url)
+    replayed = await damaged.append(10)
+    await damaged.drained()
+    queue.unreadable = range(1, queue.stats().head.sequence)
+    await queue.replay("siem", NOW - 1, NOW + 1, None)
+
+    for _ in range(10):  # more than the live lane has turns in a row
+        await damaged.append(1)
+        await damaged.drained()
+    assert queue.refused == 1
+    for seconds in range(1, 4):
+        assert await damaged.waits(1) == [1]
+        await damaged.until(lambda n=seconds: queue.refused == n + 1)  # type: ignore[misc] # bound at once
+        await damaged.append(1)
+        await damaged.drained()
+    assert damaged.log_stream.getvalue().count(b"delivery.queue_failed") == 1
+
+    queue.unreadable = range(0)
+    await damaged.waits(1)
+    await damaged.until(lambda: damaged.books().replayed == 10)
+    await until(lambda: len(queue.readers("siem")) == 1, 10, "the replay being over")
+    assert siem.lines() == [*damaged.sent, *replayed]
+    assert worker.crashes == 0
+
+
+async def test_live_events_that_cannot_be_read_do_not_stop_a_replay(damaged: Rig, siem: Siem) -> None:
+    """The other way round as well: each lane fails for itself."""
+    queue = damaged.queue
+    assert isinstance(queue, Damaged)
+    await damaged.start(url=siem.url)
+    replayed = await damaged.append(30)
+    await damaged.drained()
+    head = queue.stats().head.sequence
+    queue.unreadable = range(head, head + 5)
+    await damaged.append(5, at=NOW + 60)
+    await damaged.until(lambda: queue.refused == 1)
+
+    await queue.replay("siem", NOW - 1, NOW + 1, None)
+    await damaged.until(lambda: damaged.books().replayed == 30)
+    assert siem.lines()[30:60] == replayed
+    assert damaged.books().backlog == 5
+
+    queue.unreadable = range(0)
+    await damaged.waits(1)
+    await damaged.drained()

@@ -14,9 +14,19 @@ from relay.destinations.base import (
     Throttled,
     Transient,
 )
-from relay.model import DestinationState, HoldReason, ReaderKind, Reason, Response, RetryState, Sighting
+from relay.model import (
+    DestinationState,
+    Event,
+    HoldReason,
+    ReaderKind,
+    Reason,
+    Response,
+    RetryState,
+    Sighting,
+)
 from relay.queue.base import DeadLetterFilter
 from tests.contract.delivery.rig import Rig
+from tests.fakes.chunks import sample
 from tests.fakes.events import NOW
 from tests.fakes.siem import Answer, Received, Siem
 
@@ -301,6 +311,9 @@ class Buggy:
         self.broken = True
         self.lines: list[bytes] = []
 
+    def part(self, event: Event) -> bytes:
+        return event.line
+
     async def open(self) -> None: ...
 
     async def send(self, chunk: Chunk) -> Outcome:
@@ -323,6 +336,9 @@ class Scripted:
     def __init__(self, *script: Outcome) -> None:
         self.script = list(script)
         self.chunks: list[list[bytes]] = []
+
+    def part(self, event: Event) -> bytes:
+        return event.line
 
     async def open(self) -> None: ...
 
@@ -503,3 +519,30 @@ async def test_a_backfill_is_not_starved_by_steady_live_events(rig: Rig, siem: S
     assert turns[:10] == ["live", "live", "live", "live", "old"] * 2
     assert siem.lines()[-1] in old
     assert sorted(siem.lines()) == sorted(rig.sent)
+
+
+async def test_a_filter_that_lets_nothing_through_holds_nothing(rig: Rig, siem: Siem) -> None:
+    """What is left out is settled as it is read, and none of it stays in memory."""
+    await rig.queue.attach("siem", "now")
+    for _ in range(200):
+        await rig.append(50)
+    worker = await rig.start(url=siem.url, filter={"types": ["authentication"]})
+    await rig.drained()
+
+    assert rig.books().filtered == 10_000
+    assert siem.requests == []
+    assert worker.crashes == 0
+
+
+async def test_a_sparse_filter_sends_before_it_holds_too_much(rig: Rig, siem: Siem) -> None:
+    """One event in a thousand is wanted: requests go out smaller rather than hold the whole log."""
+    await rig.queue.attach("siem", "now")
+    wanted = sample("cef")[0]
+    for n in range(60):
+        padding = [b"%s pad=%d-%d-%s" % (sample("cef")[11], n, m, b"x" * 2000) for m in range(200)]
+        await rig.append_lines([*padding, wanted + b" n=%d" % n])
+    await rig.start(url=siem.url, filter={"types": ["authentication"]})
+    await rig.drained()
+
+    assert sum(len(request.lines()) for request in siem.requests) == 60
+    assert len(siem.requests) > 2

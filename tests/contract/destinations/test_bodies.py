@@ -8,8 +8,10 @@ import pytest
 
 from relay.batch import Chunk
 from relay.destinations.base import Delivered
-from tests.contract.destinations.kit import KINDS, Kind, opened
+from relay.destinations.registry import build
+from tests.contract.destinations.kit import KINDS, NOW, Kind, every_kind, opened
 from tests.fakes.chunks import chunk_of, sample
+from tests.fakes.clock import FakeClock
 from tests.fakes.siem import Received, Siem
 
 STRANGE = [b"\xff\xfe not UTF-8", b"\ttabs and trailing blanks  ", "é中🎉".encode(), b"\x00\x1b[31m"]
@@ -62,6 +64,22 @@ async def test_large_bodies(label: str) -> None:
 
     assert len(chunk.body) > 4_000_000
     assert request.body == chunk.body
+
+
+@every_kind
+async def test_a_part_is_what_arrives_of_an_event(kind: Kind) -> None:
+    """What `check --explain` shows of an event stands in the request once, byte for byte."""
+    chunk = chunk_of([sample("cef")[0], b"no record \xff"], [sample("json")[0], sample("cps")[1]])
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        siem.then(kind.take)
+        await destination.send(chunk)
+        unopened = build(kind.config(siem), clock=FakeClock(NOW))
+
+    (request,) = siem.requests
+    for event in chunk.events():
+        part = unopened.part(event)
+        assert isinstance(part, bytes)
+        assert request.body.count(part) == 1
 
 
 @pytest.mark.parametrize("label", [kind.label for kind in KINDS])

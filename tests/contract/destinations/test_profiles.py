@@ -192,6 +192,19 @@ async def test_pagerduty_key_is_in_the_body_and_nowhere_else() -> None:
     assert "r0uting-key" not in repr(outcome)
 
 
+@pytest.mark.parametrize("name", [*MESSAGES, "dynatrace"])
+async def test_a_part_is_the_body_for_this_event_alone(name: str) -> None:
+    """What `check --explain` shows is what would arrive, only without the key."""
+    kind, status, body = MESSAGES.get(name, (DYNATRACE, 204, b""))
+    async with Siem() as siem, opened(kind.config(siem)) as destination:
+        siem.then(status, body=body)
+        alone = CHUNK.cut(1)[0]
+        assert isinstance(await destination.send(alone), Delivered)
+        part = destination.part(next(alone.events()))
+
+    assert part == siem.requests[0].body.replace(b"r0uting-key", b"<secret>")
+
+
 async def test_slack_asks_for_patience() -> None:
     """What is too much for a room waits as long as it asks for."""
     kind, *_ = MESSAGES["slack"]

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from relay.clock import Clock, SystemClock
-from relay.destinations.base import Delivered, Misconfigured, Partial, TooLarge, Transient
+from relay.destinations.base import Delivered, Misconfigured, Partial, TooLarge, Transient, Unfit
 from relay.destinations.syslog import SyslogDestination
 from relay.destinations.syslog_config import SyslogConfig
 from relay.errors import ConfigError
@@ -289,6 +289,21 @@ async def test_too_long() -> None:
     assert isinstance(alone, Partial)
     assert (alone.delivered, len(alone.rejected)) == ((), 1)
     assert carried(server.messages, [lines[0], lines[2]])
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+async def test_a_part_is_the_message(protocol: str) -> None:
+    """What `check --explain` shows: the message with its header, or that it is too long to be sent."""
+    siem = destination("127.0.0.1:1", protocol=protocol)
+    events = list(chunk_of([LINES[0], b"x" * 70_000]).events())
+
+    message, refused = (siem.part(event) for event in events)
+
+    assert isinstance(message, bytes)
+    assert message.startswith(b"<")
+    assert message.endswith(LINES[0][LINES[0].index(b"CEF:") :])
+    assert isinstance(refused, Unfit)
+    assert refused.reason is Reason.TOO_LARGE
 
 
 # -- what does not, at first

@@ -44,7 +44,7 @@ from tests.fakes.events import NOW, cef
 from tests.fakes.nats import NatsServer, TcpProxy
 from tests.fakes.process import until
 
-LIMIT = 10.0  # real seconds anything may take
+LIMIT = 30.0  # real seconds anything may take
 EVERYTHING = DeadLetterFilter()
 
 

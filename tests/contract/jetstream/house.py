@@ -54,6 +54,7 @@ class House:
             foreign=lambda _: None,
             lost=lambda _: None,
             replica=name,
+            clock=clock,
             log=site.log,
         )
         self.space = Space(
@@ -68,7 +69,13 @@ class House:
             remember=self._remember,
         )
         self.laggards = Laggards(
-            site.link, site.prefix, self.accounts, self.log, self.space, expire=self._expire
+            site.link,
+            site.prefix,
+            self.accounts,
+            self.log,
+            self.space,
+            expire=self._expire,
+            logger=site.log,
         )
 
     @classmethod

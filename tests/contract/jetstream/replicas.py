@@ -42,7 +42,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.nats import NatsServer, TcpProxy
 from tests.fakes.process import until
 
-LIMIT = 10.0  # real seconds anything may take
+LIMIT = 30.0  # real seconds anything may take
 STATE = {
     "max_msgs_per_subject": 1,
     "storage": "memory",
@@ -131,9 +131,15 @@ class Node:
         self.members = Members(self.bucket, self.name, clock=clock, log=log)
         self.accounts = Accounts(self.bucket, self.name, lambda _: self.leases.wake())
         self.leases = Leases(
-            self.accounts, self.members, prepare=self._prepare, settle=self._settle, clock=clock, log=log
+            self.accounts,
+            self.members,
+            prepare=self._prepare,
+            settle=self._settle,
+            unable=lambda: None,
+            clock=clock,
+            log=log,
         )
-        self.janitor = JanitorLease(self.bucket, self.members, log)
+        self.janitor = JanitorLease(self.bucket, self.members, unable=lambda: None, log=log)
         owners = {ACCOUNTS: self.accounts.seen, MEMBERS: self.members.seen}
         self.watch = Watch(
             link,

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import nats
+import orjson
 from nats.aio.client import Client
 
 from relay.observe import logs
@@ -18,7 +19,7 @@ from relay.queue.jetstream.watch import Watch
 from tests.fakes.nats import NatsServer, TcpProxy
 from tests.fakes.process import until
 
-LIMIT = 10.0  # real seconds anything may take
+LIMIT = 30.0  # real seconds anything may take
 _COMMON = {"storage": "file", "discard": "new", "allow_direct": True, "allow_atomic": True}
 
 
@@ -79,6 +80,10 @@ class Site:
         self.run(watch.run())
         async with asyncio.timeout(LIMIT):
             await watch.complete.wait()
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        lines = [orjson.loads(line) for line in self.stream.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == event]
 
     def run(self, loop: Coroutine[Any, Any, None]) -> None:
         """Until the site closes."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 import trustme
-from nats.aio.client import Client, Server
+from nats.aio.client import Server
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
@@ -23,12 +23,13 @@ from relay.config.secret import Secret
 from relay.errors import ConfigError, QueueError
 from relay.observe import logs
 from relay.queue.jetstream import connect as connecting
+from relay.queue.jetstream.client import Client
 from relay.queue.jetstream.connect import Tour, connect
 from tests.fakes.nats import NatsServer, TcpProxy
 from tests.fakes.nkeys import KeyPair, creds, trusting
 from tests.fakes.process import free_port, until
 
-LIMIT = 10.0  # seconds anything may take
+LIMIT = 30.0  # seconds anything may take
 SOON = 0.6  # seconds after which a test that expects a failure need not wait any longer
 TOKEN = "s3cret-token"
 
@@ -459,6 +460,27 @@ async def test_a_forbidden_subject(tmp_path: Path, diary: Diary) -> None:
     assert record["detail"] == 'permissions violation for publish to "secret.a"'
 
 
+async def test_a_forbidden_subject_is_spelled_as_it_was_asked_for(tmp_path: Path, diary: Diary) -> None:
+    """Subjects are case-sensitive; what the log names has to be found in a configuration."""
+    permissions = {"publish": {"deny": ["Secret.>"]}, "subscribe": {"deny": ["Secret.>"]}}
+    users = [{"user": "relay", "password": "p", "permissions": permissions}]
+    told: list[str] = []
+    async with (
+        NatsServer(tmp_path, settings={"authorization": {"users": users}}) as server,
+        connected(config(server.url, user="relay", password=Secret("p")), diary) as client,
+    ):
+        client.when_forbidden.append(told.append)
+        await client.publish("Secret.A", b"")
+        await client.subscribe("Secret.*")
+        await until(lambda: len(diary.records()) == 2, LIMIT, "both records")
+
+    assert diary.details() == [
+        'permissions violation for publish to "Secret.A"',
+        'permissions violation for subscription to "Secret.*"',
+    ]
+    assert told == ["Secret.A"]
+
+
 async def test_inboxes_of_ones_own(tmp_path: Path, diary: Diary) -> None:
     """A user that may not listen to everybody's answers has a prefix of its own."""
     permissions = {"subscribe": {"allow": ["_RELAY.>"]}}
@@ -533,6 +555,17 @@ def test_a_found_server_ends_the_tour() -> None:
 
     assert sorted(names) == ["a", "b"]
     assert all(wait <= 0.1 for wait in waits)
+
+
+def test_servers_that_were_left_are_tried_last() -> None:
+    """Those of no use come after all others, the one that was left last at the very end."""
+    for seed in range(20):
+        tour = Tour(Random(seed), ["c", "a"])
+
+        names, _ = visits(tour, pool("a", "b", "c", "d"), 4)
+
+        assert set(names[:2]) == {"b", "d"}
+        assert names[2:] == ["c", "a"]
 
 
 def test_a_server_that_left_the_cluster_is_not_visited() -> None:

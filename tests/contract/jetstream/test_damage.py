@@ -18,7 +18,7 @@ from relay.queue.jetstream import fetch, log, tape
 from relay.queue.jetstream.link import Outgoing
 from relay.queue.jetstream.record import VERSION, LeaseLost, dump
 from tests.contract.jetstream.relays import LIMIT, Relay, Relays, deliver_all, fate, read_all
-from tests.fakes.events import batch, lines
+from tests.fakes.events import NOW, batch, lines
 from tests.fakes.nats import NatsServer
 from tests.fakes.process import until
 
@@ -186,10 +186,27 @@ async def test_a_purge_behind_the_relays_back_is_booked(relays: Relays, keep: in
 # -- consumers -------------------------------------------------------------------------------
 
 
+async def consumers(relays: Relays) -> dict[str, dict[str, object]]:
+    """Those with a name of their own, which is what a relay's temporary ones have not."""
+    found = (await relays.server.api(f"CONSUMER.LIST.{relays.prefix}"))["consumers"]
+    return {each["name"]: each for each in found if "durable_name" in each["config"]}
+
+
+async def all_acknowledged(relays: Relays, relay: Relay) -> None:
+    """A consumer is there, and its floor reaches the end of the log."""
+
+    async def reached() -> bool:
+        await relay.queue._roster.tend()
+        return "siem" in await consumers(relays) and await relays.ack_floor() == await relays.last_seq()
+
+    await relay.queue.flush()
+    await until(reached, LIMIT, "everything being acknowledged")
+
+
 async def test_a_consumer_deleted_while_in_use_is_made_again(
     relays: Relays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader that finds it gone says so once, and goes on with a new one after its next lease."""
+    """A reader that finds it gone goes on with a new one, with the lease it has; nothing is passed over."""
     monkeypatch.setattr(fetch, "_ATTEMPTS", 3)
     [one] = await relays.add("one")
     reader = await one.take()
@@ -198,18 +215,64 @@ async def test_a_consumer_deleted_while_in_use_is_made_again(
     await relays.server.api(f"CONSUMER.DELETE.{relays.prefix}.siem")
     sent = await accept(one, 2, first=100)
 
-    with pytest.raises(QueueError):
-        await deliver_all(reader)
-    await one.give_back()  # as a worker does
+    assert joined(sent) == await deliver_all(reader)
+    assert not one.leases["siem"].lost.is_set()
+    sent = await accept(one, 2, first=200)
+    assert joined(sent) == await deliver_all(reader)
+    books = await relays.books()
+    assert (books.delivered, books.backlog) == (6 * SIZE, 0)
+    await all_acknowledged(relays, one)
+
+
+async def test_a_consumer_deleted_with_messages_in_hand(
+    relays: Relays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read and not settled is neither read twice nor lost, and acknowledged to the new one."""
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 3)
+    [one] = await relays.add("one")
     reader = await one.take()
+    sent = await accept(one, 4)
+    (first, _), *rest = await read_all(reader)
+    await reader.settle(fate(first))
+    await one.queue.flush()
+    await relays.server.api(f"CONSUMER.DELETE.{relays.prefix}.siem")
+    sent += await accept(one, 3, first=100)
+
+    rest += await read_all(reader)
+    assert joined(sent) == [line for stored, _ in [(first, 0), *rest] for line in stored.lines]
+    for stored, _ in rest:
+        await reader.settle(fate(stored))
+    assert (await relays.books()).delivered == 7 * SIZE
+    await all_acknowledged(relays, one)
+
+
+async def test_a_consumer_deleted_while_nothing_comes(relays: Relays) -> None:
+    """Upkeep finds it gone before somebody needs it."""
+    [one] = await relays.add("one")
+    reader = await one.take()
+    sent = await accept(one, 2)
+    assert joined(sent) == await deliver_all(reader)
+    await one.queue.flush()
+    await relays.server.api(f"CONSUMER.DELETE.{relays.prefix}.siem")
+
+    await all_acknowledged(relays, one)
+
+
+async def test_a_consumer_that_cannot_be_made_stops_nobody(relays: Relays) -> None:
+    """NATS may allow no more of them; events are read from the stream itself, and it is said why."""
+    [one] = await relays.add("one")
+    settings = (await relays.server.api(f"STREAM.INFO.{relays.prefix}"))["config"]
+    await one.queue.attach("siem", "now")
+    present = (await relays.server.api(f"STREAM.INFO.{relays.prefix}"))["state"]["consumer_count"]
+    limited = {**settings, "max_consumers": present}
+    if "error" in await relays.server.api(f"STREAM.UPDATE.{relays.prefix}", limited):
+        pytest.fail("the limit could not be set")
+    reader = await one.take()
+    sent = await accept(one, 3)
 
     assert joined(sent) == await deliver_all(reader)
-    await relays.settled()
-
-    async def floor_reached() -> bool:
-        return await relays.ack_floor() == 4
-
-    await until(floor_reached, LIMIT, "everything being acknowledged")
+    [told] = one.logged("queue.no_consumer")
+    assert "maximum consumers limit reached" in str(told["detail"])
 
 
 async def test_a_consumer_that_is_stuck_is_made_up_for(
@@ -239,11 +302,7 @@ async def test_unmanaged_streams_and_consumers_are_used_as_they_are(relays: Rela
     """Made by somebody else, with names of their choice for nothing but what the relay expects."""
     [maker] = await relays.add("maker")
     await maker.close()
-    consumer = {"durable_name": "siem", "ack_policy": "explicit", "deliver_policy": "all"}
-    answer = await relays.server.api(
-        f"CONSUMER.CREATE.{relays.prefix}.siem", {"stream_name": relays.prefix, "config": consumer}
-    )
-    assert "error" not in answer
+    await make_consumer(relays)
     relays.settings["manage"] = False
     [one] = await relays.add("one")
     reader = await one.take()
@@ -256,26 +315,107 @@ async def test_unmanaged_streams_and_consumers_are_used_as_they_are(relays: Rela
     assert "error" not in await relays.server.api(f"CONSUMER.INFO.{relays.prefix}.siem")
 
 
-async def test_a_missing_consumer_is_told_and_tried_for_once_a_second(relays: Relays) -> None:
-    """Unmanaged, it is somebody else's to make; until then the destination waits, without a rush."""
+async def make_consumer(relays: Relays) -> None:
+    """As whoever manages NATS does."""
+    consumer = {"durable_name": "siem", "ack_policy": "explicit", "deliver_policy": "all"}
+    answer = await relays.server.api(
+        f"CONSUMER.CREATE.{relays.prefix}.siem", {"stream_name": relays.prefix, "config": consumer}
+    )
+    assert "error" not in answer
+
+
+async def unmanaged(relays: Relays) -> Relay:
+    """A relay that may make nothing, on streams that are there."""
     [maker] = await relays.add("maker")
     await maker.close()
     relays.settings["manage"] = False
     [one] = await relays.add("one")
-    waiting = one.start_taking()
-    await relays.pass_(5)
+    return one
 
-    told = one.logged("lease.unprepared")
-    assert 3 <= len(told) <= 8
-    assert "has no consumer siem" in str(told[0]["detail"])
 
-    consumer = {"durable_name": "siem", "ack_policy": "explicit", "deliver_policy": "all"}
-    await relays.server.api(
-        f"CONSUMER.CREATE.{relays.prefix}.siem", {"stream_name": relays.prefix, "config": consumer}
-    )
-    await relays.pass_(3)
-    async with asyncio.timeout(LIMIT):
-        await waiting
+async def test_a_missing_consumer_is_told_once_and_done_without(relays: Relays) -> None:
+    """Unmanaged, it is somebody else's to make; until then the stream itself is read, with one lease."""
+    one = await unmanaged(relays)
+    reader = await one.take()
+    sent = await accept(one, 3)
+    await relays.pass_(25)  # longer than it takes to look for it again
+
+    assert joined(sent) == await deliver_all(reader)
+    [told] = one.logged("queue.no_consumer")
+    assert "has no consumer siem, and `queue.manage` is false" in str(told["detail"])
+    assert (await relays.account()).epoch == 1
+    assert one.logged("lease.unprepared") == []
+
+    await make_consumer(relays)
+    sent = await accept(one, 2, first=100)
+    await one.queue._roster.tend()
+    assert joined(sent) == await deliver_all(reader)
+    assert len(one.logged("queue.consumer_found")) == 1
+    await all_acknowledged(relays, one)
+    assert (await relays.books()).delivered == 5 * SIZE
+
+
+async def test_an_unmanaged_consumer_deleted_while_in_use(
+    relays: Relays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and not made: delivery goes on without."""
+    monkeypatch.setattr(fetch, "_ATTEMPTS", 3)
+    one = await unmanaged(relays)
+    await make_consumer(relays)
+    reader = await one.take()
+    sent = await accept(one, 2)
+    assert joined(sent) == await deliver_all(reader)
+    await relays.server.api(f"CONSUMER.DELETE.{relays.prefix}.siem")
+    sent = await accept(one, 3, first=100)
+
+    assert joined(sent) == await deliver_all(reader)
+    assert len(one.logged("queue.no_consumer")) == 1
+    assert await consumers(relays) == {}
+    assert (await relays.books()).delivered == 5 * SIZE
+
+
+async def test_an_unmanaged_replay_is_read_beside_the_live_reader(relays: Relays) -> None:
+    """It needs no consumer, which nobody could have made for it, and the next holder goes on with both."""
+    one = await unmanaged(relays)
+    await make_consumer(relays)
+    reader = await one.take()
+    sent = await accept(one, 4)
+    assert joined(sent) == await deliver_all(reader)
+
+    await one.queue.replay("siem", NOW - 1, NOW + 1, None)
+    later = await accept(one, 2, first=100)
+    live, replay = one.queue.readers("siem")
+    assert joined(later) == await deliver_all(live)
+    ((first, _), *_) = await replay.read(1)
+    await replay.settle(fate(first))
+    await one.close()
+    [two] = await relays.add("two")
+    await two.take()
+    live, replay = two.queue.readers("siem")
+    later = await accept(two, 2, first=200)
+
+    assert joined(sent)[SIZE:] == await deliver_all(replay)
+    assert joined(later) == await deliver_all(live)
+    await replay.finish()
+    books = await relays.books()
+    assert (books.delivered, books.replayed, books.backlog) == (8 * SIZE, 4 * SIZE, 0)
+    assert list(await consumers(relays)) == ["siem"]
+
+
+async def test_an_unmanaged_back_fill(relays: Relays) -> None:
+    """A destination added later gets what is retained, and what comes."""
+    one = await unmanaged(relays)
+    sent = await accept(one, 4)
+    await make_consumer(relays)
+    await one.take(start="earliest")
+    later = await accept(one, 2, first=100)
+    live, fill = one.queue.readers("siem")
+
+    assert joined(later) == await deliver_all(live)
+    assert joined(sent) == await deliver_all(fill)
+    await fill.finish()
+    books = await relays.books()
+    assert (books.delivered, books.backlog) == (6 * SIZE, 0)
 
 
 # -- state -----------------------------------------------------------------------------------

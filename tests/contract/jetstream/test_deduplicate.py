@@ -30,7 +30,7 @@ from tests.fakes.nats import NatsServer
 
 HOUR = 3600.0
 WEEK = 7 * 86400.0
-LIMIT = 20.0
+LIMIT = 40.0
 SIGNATURE = b" sig=" + b"A" * 200  # as long as Konnect's, so that the line's end tells events apart
 
 

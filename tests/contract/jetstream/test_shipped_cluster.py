@@ -25,7 +25,7 @@ from tests.fakes.events import NOW, batch, lines
 from tests.fakes.shipped_cluster import ShippedCluster, new_user
 
 STREAM = "konnect-audit"
-LIMIT = 10.0  # seconds
+LIMIT = 30.0  # seconds
 
 
 @pytest.fixture

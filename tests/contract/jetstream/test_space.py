@@ -468,6 +468,8 @@ async def test_the_one_furthest_behind_gives_way_to_those_up_to_date(
         assert mark == Mark(mark.seq, (mark.seq - 1) * EVENTS + 1)
         assert account.dead == account.dead_by_reason[Reason.EXPIRED] == given_up
         assert house.accounts["quick"].dead == 0
+        (said,) = house.site.logged("queue.released")
+        assert (said["destination"], said["events"], said["level"]) == ("slow", given_up, "warning")
         letters = [entry async for entry in house.site.bucket.entries("dead")]
         assert [entry.key for entry in letters] == ["dead.slow.1"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import nats
@@ -12,12 +13,14 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from relay.queue.jetstream.fetch import last_sequence
-from relay.queue.jetstream.link import Link
+from relay.observe import logs
+from relay.queue.jetstream.fetch import Follow, Pull, last_sequence, scan
+from relay.queue.jetstream.link import Link, Outgoing
 from relay.queue.jetstream.tape import ConsumerSpec, Tape
 from tests.fakes.nats import NatsServer
 
 PREFIX = "LAGGING.API"
+DURABLE = {"durable_name": "siem", "ack_policy": "explicit"}
 
 
 class Cluster:
@@ -77,12 +80,21 @@ async def stream(nats_server: NatsServer, prefix: str) -> str:
     return prefix
 
 
+def tape_of(link: Link, stream: str, start: int) -> Tape:
+    return Tape(
+        link,
+        stream,
+        ConsumerSpec("siem", start, manage=True),
+        log=logs.configure("info", stream=io.BytesIO()),
+    )
+
+
 async def test_what_the_leader_stores_a_moment_later_is_waited_for(
     nats_server: NatsServer, stream: str
 ) -> None:
     """Another server told of it already; the leader does not have it yet, which does not make it gone."""
     async with lagging(nats_server, stored=2) as link:
-        tape = Tape(link, ConsumerSpec(stream, "siem", 3, manage=True))
+        tape = tape_of(link, stream, 3)
         found, following = await tape.read(3, 10)
         await tape.close()
 
@@ -92,7 +104,7 @@ async def test_what_the_leader_stores_a_moment_later_is_waited_for(
 async def test_a_hole_that_only_seems_to_be_one_is_filled(nats_server: NatsServer, stream: str) -> None:
     """The consumer gave it to a replica that is gone, and nobody who is asked has it yet."""
     async with lagging(nats_server, stored=2) as link:
-        tape = Tape(link, ConsumerSpec(stream, "siem", 6, manage=True))
+        tape = tape_of(link, stream, 6)
         await tape.open()
         tape._delivered = 5
         found, following = await tape.read(3, 10)
@@ -107,7 +119,7 @@ async def test_what_was_deleted_is_passed(nats_server: NatsServer, stream: str) 
     for seq in (4, 5):
         await client.jetstream().delete_msg(stream, seq)
     link = await Link.open(client)
-    tape = Tape(link, ConsumerSpec(stream, "siem", 4, manage=True))
+    tape = tape_of(link, stream, 4)
 
     assert await tape.read(4, 10) == ([], 6)
 
@@ -123,3 +135,55 @@ async def test_a_leader_that_never_gets_there(
     async with lagging(nats_server, stored=2) as link:
         assert await last_sequence(link, stream, known=5) == 2
         assert await last_sequence(link, stream, known=5) == 5
+
+
+@pytest.fixture
+async def hundred(nats_server: NatsServer, stream: str) -> AsyncIterator[Link]:
+    """A hundred messages, and a connection."""
+    link = await Link.open(await nats.connect(nats_server.url))
+    for number in range(95):
+        await link.publish(Outgoing(f"{stream}.a", b"%d" % number, {}))
+    yield link
+    await link.close()
+
+
+async def test_many_small_requests_follow_each_other(hundred: Link, stream: str) -> None:
+    """What the server says at the end of one is not taken for an answer to the next."""
+    made = await hundred.api(f"CONSUMER.CREATE.{stream}.siem", {"stream_name": stream, "config": DURABLE})
+    pull = Pull(hundred, stream, made["name"])
+    found = [message.seq for _ in range(50) for message in await pull.take(2)]
+    await pull.close()
+
+    assert found == list(range(1, 101))
+
+
+async def test_a_follower_asks_again_and_again(
+    hundred: Link, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request brings a few messages; none of them is the end."""
+    monkeypatch.setattr(Follow, "BATCH", 7)
+    found: list[int] = []
+    async with aclosing(Follow(hundred, stream).run(1)) as lists:
+        async for some in lists:
+            found += [message.seq for message in some]
+            if not some:
+                break
+
+    assert found == list(range(1, 101))
+
+
+async def test_requests_that_are_full_go_on_with_the_next(
+    hundred: Link, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes end a request before messages do: nothing is passed over, by those who scan and who follow."""
+    monkeypatch.setattr("relay.queue.jetstream.fetch._request_bytes", lambda _: 500)
+    async with aclosing(scan(hundred, stream)) as messages:
+        scanned = [message.seq async for message in messages]
+    followed: list[int] = []
+    async with aclosing(Follow(hundred, stream).run(1)) as lists:
+        async for some in lists:
+            followed += [message.seq for message in some]
+            if not some:
+                break
+
+    assert scanned == followed == list(range(1, 101))

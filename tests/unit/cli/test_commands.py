@@ -112,6 +112,48 @@ def test_probing_tells_of_every_destination(command: Command, config: Path, tmp_
     ]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "type: http, url: 'https://localhost:1/'",
+        "type: syslog, address: 'localhost:1'",
+        "type: s3, bucket: audit, region: eu-west-1",
+    ],
+)
+def test_a_certificate_that_cannot_be_read_fails_its_own_destination(
+    command: Command, config: Path, settings: str
+) -> None:
+    """The others are asked all the same, and the report is printed in either form."""
+    tls = "tls: {ca_file: /nowhere.pem}"
+    config.write_text(f"{config.read_text()}  - {{name: broken, {settings}, {tls}}}\n")
+
+    status, out, err = command("check", "--probe")
+    assert (status, err) == (1, "")
+    assert out.splitlines()[1:] == [
+        "ok     audit: the file can be appended to",
+        "FAILED broken: tls.ca_file: /nowhere.pem cannot be used: No such file or directory",
+    ]
+
+    status, out, _ = command("check", "--probe", "--json")
+    assert status == 1
+    assert [it["ok"] for it in json.loads(out)["probes"]] == [True, False]
+
+
+def test_a_certificate_that_cannot_be_read_keeps_the_relay_from_starting(
+    command: Command, config: Path
+) -> None:
+    """It exits with 2 and names destination and file."""
+    config.write_text(
+        f"{config.read_text()}"
+        "  - {name: broken, type: http, url: 'https://localhost:1/', tls: {ca_file: /nowhere.pem}}\n"
+    )
+
+    status, _, err = command("run")
+
+    assert status == 2
+    assert "konnect-relay: destination broken: tls.ca_file: /nowhere.pem cannot be used: No such file" in err
+
+
 def test_a_queue_that_is_not_there_is_a_sentence(command: Command) -> None:
     """Looking must not create it."""
     for name in (("inspect",), ("verify",), ("repair", "--yes")):

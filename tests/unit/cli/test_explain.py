@@ -69,7 +69,9 @@ def test_every_line_has_a_fate_at_every_destination(
     assert json.loads(text)["relay_redacted"] == "user_agent"
     assert "user_agent" not in json.loads(text)
     assert json.loads(fates[1]["splunk"][1])["event"] == denied.decode()
-    assert fates[2]["denied"] == ("dead_lettered", "")
+    outcome, text = fates[2]["denied"]
+    assert outcome == "dead_lettered"
+    assert text.startswith("it cannot be read")
 
 
 def test_of_another_source(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +94,59 @@ def test_for_people(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "  all: \N{REPLACEMENT CHARACTER}[31m odd [bold]" in out
-    assert "  denied: dead-lettered" in out
+    assert "  denied: dead-lettered: it cannot be read, so" in out
+
+
+def test_what_can_be_copied(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A long line stays one line in a pipe too, and nothing in it is taken for an icon or a tab stop."""
+    line = b"[bold] :warning: \t" + b"long " * 200
+    lines = tmp_path / "lines"
+    lines.write_bytes(line)
+
+    assert run("-c", str(config), "--explain", str(lines)) == 0
+
+    assert f"  all: {line.decode()}" in capsys.readouterr().out.splitlines()
+
+
+def test_every_type_shows_its_own_writing(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Header, wrapping and message are shown, what is too long is told, and no key is."""
+    address = {"type": "http", "url": "https://siem.example.com"}
+    kinds = {
+        "udp": {"type": "syslog", "address": "localhost:514", "protocol": "udp"},
+        "array": {**address, "framing": "json_array"},
+        "dynatrace": {**address, "profile": "dynatrace", "authorization": "Api-Token s3cret"},
+        "pager": {"type": "http", "profile": "pagerduty", "routing_key": "s3cret"},
+        "room": {**address, "profile": "slack"},
+        "file": {"type": "file", "path": str(tmp_path / "file")},
+    }
+    document = json.loads(config.read_text())
+    document["destinations"] = [{"name": name, **settings} for name, settings in kinds.items()]
+    config.write_text(json.dumps(document))
+    line, long = sample("cef")[0], sample("cef")[0] + b"x" * 3000
+    lines = tmp_path / "lines"
+    lines.write_bytes(line + b"\n" + long)
+
+    found = explained(capsys, "-c", str(config), "--explain", str(lines))
+
+    first, second = (
+        {fate["destination"]: (fate["outcome"], fate["text"]) for fate in each["fates"]}  # type: ignore[attr-defined]
+        for each in found
+    )
+    received = line.decode()
+    assert {outcome for outcome, _ in first.values()} == {"sent"}
+    assert first["file"][1] == received
+    assert first["udp"][1].startswith("<")
+    assert first["udp"][1].endswith(received[received.index("CEF:") :])
+    assert json.loads(first["array"][1])["message"] == received
+    assert json.loads(first["dynatrace"][1])[0]["content"] == received
+    assert json.loads(first["pager"][1])["routing_key"] == "<secret>"
+    assert "blocks" in json.loads(first["room"][1])
+    outcome, text = second["udp"]
+    assert outcome == "dead_lettered"
+    assert text.endswith("max_message is 2048")
+    assert not (tmp_path / "file").exists()
 
 
 @pytest.mark.parametrize(

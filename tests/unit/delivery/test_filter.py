@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.config.destination import Filter
-from relay.delivery.filter import sieve
+from relay.delivery.filter import Sieve
 from relay.konnect.peek import EventType, event_type, glance
 from tests.fakes.chunks import batch_of, sample
 from tests.unit.delivery.test_chunking import stored
@@ -26,7 +26,7 @@ def cef(
 
 
 def passes(line: bytes, **filter: Any) -> bool:  # noqa: A002 - the word of the configuration
-    return bool(sieve(Filter(**filter))(stored(1, [line]), 0).kept)
+    return bool(Sieve(Filter(**filter))(stored(1, [line]), 0).kept)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_konnects_samples_by_type(form: str, filter_: dict[str, Any], count: int
     lines = sample(form)
 
     assert len(lines) == 28
-    assert len(sieve(Filter(**filter_))(batch_of(lines), 0).kept) == count
+    assert len(Sieve(Filter(**filter_))(batch_of(lines), 0).kept) == count
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_konnects_samples_by_type(form: str, filter_: dict[str, Any], count: int
 )
 def test_formats_agree(filter_: dict[str, Any]) -> None:
     """CEF, JSON and CPS of the same events pass or fail together."""
-    sift = sieve(Filter(**filter_))
+    sift = Sieve(Filter(**filter_))
     cef_, json_, cps = (sift(batch_of(sample(form)), 0).kept for form in ("cef", "json", "cps"))
 
     assert list(cef_) == list(json_) == list(cps)
@@ -183,8 +183,8 @@ def test_numbers_may_come_as_text() -> None:
 def test_sources_are_exact_and_need_no_line() -> None:
     """A batch of another source is filtered as a whole, whatever its lines say, without decoding it."""
     batch = stored(1, [b"???", b"!!!"])
-    other = sieve(Filter(sources=("us",)))(batch, 0)
-    same = sieve(Filter(sources=("eu",)))(batch, 1)
+    other = Sieve(Filter(sources=("us",)))(batch, 0)
+    same = Sieve(Filter(sources=("eu",)))(batch, 1)
 
     assert (other.kept, other.filtered) == ((), 2)
     assert (same.kept, same.filtered) == (range(1, 2), 0)
@@ -195,20 +195,20 @@ def test_without_conditions_nothing_is_looked_at() -> None:
     """No filter costs nothing per event."""
     batch = stored(1, [b"a", b"b"])
 
-    assert sieve(Filter())(batch, 0).kept == range(2)
+    assert Sieve(Filter())(batch, 0).kept == range(2)
     assert batch._body is None
 
 
 def test_when_everything_passes_the_batch_stays_whole() -> None:
     """So that its stored gzip can be passed on."""
-    stretch = sieve(Filter(min_severity=1))(stored(1, [cef(), cef()]), 0)
+    stretch = Sieve(Filter(min_severity=1))(stored(1, [cef(), cef()]), 0)
 
     assert stretch.kept == range(2)
 
 
 def test_only_events_from_the_start_matter() -> None:
     """What was read before is neither kept nor counted as filtered."""
-    stretch = sieve(Filter(min_severity=5))(stored(1, [cef(), cef(severity=9), cef()]), 1)
+    stretch = Sieve(Filter(min_severity=5))(stored(1, [cef(), cef(severity=9), cef()]), 1)
 
     assert (stretch.start, stretch.kept, stretch.filtered) == (1, (1,), 1)
 
@@ -223,7 +223,7 @@ def test_alerts_are_let_through_and_nothing_else() -> None:
     odd = b"no record at all"
     batch = stored(1, [denied, granted, failed_500, fine, login, odd])
 
-    assert list(sieve(Filter(alerts=True))(batch, 0).kept) == [0, 2, 5]
+    assert list(Sieve(Filter(alerts=True))(batch, 0).kept) == [0, 2, 5]
 
 
 def test_alerts_know_a_burst() -> None:
@@ -232,7 +232,7 @@ def test_alerts_know_a_burst() -> None:
         cef_line("AUTHENTICATION_OUTCOME_INVALID_PASSWORD", 1, f"success=false principal_id=p trace_id={n}")
         for n in range(7)
     ]
-    sift = sieve(Filter(alerts=True))
+    sift = Sieve(Filter(alerts=True))
     batch = stored(1, failures)
 
     assert list(sift(batch, 0).kept) == [4]
@@ -244,7 +244,7 @@ def test_alerts_together_with_other_conditions() -> None:
     denied = cef_line("Authz.portals", 6, "granted=false")
     failed_500 = cef_line("Ingress", 10, "status=500")
 
-    sift = sieve(Filter(alerts=True, types=("authorization",)))
+    sift = Sieve(Filter(alerts=True, types=("authorization",)))
 
     assert list(sift(stored(1, [denied, failed_500]), 0).kept) == [0]
 

@@ -109,3 +109,27 @@ async def test_the_fake_clock_wakes_in_order() -> None:
         assert (clock.monotonic(), await clock.next_wake()) == (3.0, 3.0)
         await clock.advance(3)
     assert woken[-1] == ("a", 1106.0)
+
+
+async def test_a_cancellation_is_obeyed_also_when_it_meets_a_crash() -> None:
+    """A child that fails on being cancelled must not keep the worker alive."""
+    begun = asyncio.Event()
+
+    async def fails_at_the_end() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError
+
+    async def serve() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails_at_the_end())
+
+    task = asyncio.create_task(supervisor(FakeClock(), BytesIO()).run(serve))
+    await begun.wait()
+    task.cancel()
+
+    async with asyncio.timeout(5):
+        await asyncio.wait({task})
+    assert task.cancelled()

@@ -16,10 +16,11 @@ from relay.destinations.base import (
     Throttled,
     TooLarge,
     Transient,
+    Unfit,
 )
 from relay.destinations.classify import Reply
 from relay.destinations.http import HttpConfig
-from relay.destinations.posting import Ask, Intake, PostingDestination, Unfit
+from relay.destinations.posting import Ask, Intake, PostingDestination
 from relay.model import Event, Reason, Response
 from tests.fakes.chunks import chunk_of
 from tests.fakes.clock import FakeClock
