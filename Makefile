@@ -10,7 +10,7 @@ SAMPLE := $(CURDIR)/config/sample.cef.gz
 LOCK := pip-compile --quiet --no-header --generate-hashes --allow-unsafe --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links
 
-.PHONY: run test lint format bench schema lock clean
+.PHONY: run demo test lint format bench schema lock clean
 .DELETE_ON_ERROR:
 
 run: .venv/.run  ## start a relay on 127.0.0.1:8071 that appends what it gets to ./data/audit.ndjson
@@ -22,6 +22,9 @@ run: .venv/.run  ## start a relay on 127.0.0.1:8071 that appends what it gets to
 	@echo "and read it in $(CURDIR)/data/audit.ndjson. Ctrl-C stops the relay; nothing accepted is lost."
 	@echo
 	@exec $(BIN)/konnect-relay run -c $(CONFIG)
+
+demo: .venv/.run  ## a simulated Konnect, a relay and two SIEMs on this machine; ARGS="--seconds 60"
+	$(BIN)/konnect-relay demo $(ARGS)
 
 test: lint  ## everything that CI checks
 	$(BIN)/pytest -n 3 --dist loadfile

@@ -22,9 +22,10 @@ from relay.admin.control import ConfiguredDestination, ConfiguredSource, Konnect
 from relay.admin.server import AdminServer
 from relay.clock import Clock
 from relay.config.agreement import agreement
-from relay.config.destination import DestinationConfig
+from relay.config.destination import DestinationConfig, Filter
 from relay.config.load import Loaded
 from relay.config.schema import Admin, Config, Source
+from relay.delivery.filter import wanted
 from relay.delivery.views import Views
 from relay.delivery.worker import DestinationWorker
 from relay.destinations.base import Destination, ProbeReport
@@ -37,6 +38,7 @@ from relay.observe.metrics import Metrics
 from relay.observe.presence import Presence
 from relay.observe.replicas import holder, oldest_accepting
 from relay.queue.base import Queue
+from relay.queue.fates import Wanted
 from relay.recovery.completeness import Completeness, targets_of
 from relay.signing.checker import Checker
 from relay.signing.desk import Desk
@@ -291,6 +293,12 @@ class Relay:
 
     def destinations(self) -> Sequence[ConfiguredDestination]:
         return [ConfiguredDestination(config.name, config.type) for config in self._config.destinations]
+
+    def wanted(self, destination: str) -> Wanted:
+        for config in self._config.destinations:
+            if config.name == destination:
+                return wanted(config.filter)
+        return wanted(Filter())
 
     async def hold(self, destination: str, detail: str) -> None:
         self._require_sight()

@@ -10,11 +10,12 @@ from http import HTTPStatus
 
 import orjson
 from aiohttp import web
-from aiohttp.web import Request, Response
+from aiohttp.web import Request, Response, StreamResponse
 
 from relay.admin import asking
 from relay.admin.control import RelayControl
 from relay.admin.dead_letters import detail, summary
+from relay.admin.events import stream
 from relay.admin.gaps import gap_statuses
 from relay.admin.readiness import Readiness
 from relay.admin.status import (
@@ -57,6 +58,7 @@ class Api:
         router.add_get("/api/v1/replays", self._replays)
         router.add_post("/api/v1/replays", self._replay)
         router.add_get("/api/v1/gaps", self._gaps)
+        router.add_get("/api/v1/events", self._events)
 
     # -- status
 
@@ -144,3 +146,8 @@ class Api:
         gaps = await self._queue.gaps(include_closed=query.include_closed)
         control, now = self._control, self._clock.now()
         return json_response({"data": gap_statuses(gaps, control.konnect(), control.replicas(), now)})
+
+    async def _events(self, request: Request) -> StreamResponse:
+        asked = asking.read_query(request, asking.EventQuery)
+        self._require_delivering()
+        return await stream(request, asked, self._control, self._clock.now())

@@ -91,6 +91,20 @@ class Replay(Asked):
         return self
 
 
+class EventQuery(Asked):
+    """Which accepted events to give: those that happened in [from, to)."""
+
+    start: Moment = Field(alias="from")
+    end: Moment = Field(alias="to")
+    source: str | None = None
+
+    @model_validator(mode="after")
+    def _forwards(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError("from has to be before to")
+        return self
+
+
 class GapQuery(Asked):
     """Which gaps to list."""
 

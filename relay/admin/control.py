@@ -13,6 +13,7 @@ from typing import Protocol
 from relay.destinations.base import ProbeReport
 from relay.model import Replica
 from relay.queue.base import Queue
+from relay.queue.fates import Wanted
 from relay.signing.desk import SourceSignatures
 
 
@@ -65,6 +66,10 @@ class RelayControl(Protocol):
 
     def destinations(self) -> Sequence[ConfiguredDestination]:
         """The configured destinations, in the order of the configuration."""
+        ...
+
+    def wanted(self, destination: str) -> Wanted:
+        """What the destination's filter lets through, as it is configured now; everything without one."""
         ...
 
     def konnect(self) -> KonnectAccess:

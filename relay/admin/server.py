@@ -1,7 +1,7 @@
 """The admin listener: health, metrics, console and API on one port of their own.
 
 Owns the listening socket and the way from a request to an answer; what the answers say is made in
-`api` and `status`. Never reads or stores an event that has not become a dead letter.
+`api`, `status` and `events`. Stores no event.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler
 from relay.admin import console
 from relay.admin.api import Api, json_response
 from relay.admin.control import RelayControl
+from relay.admin.events import EVENTS, HEADERS
 from relay.admin.guard import Guard
 from relay.admin.problems import problem, problem_of
 from relay.admin.readiness import Readiness
@@ -83,10 +84,10 @@ class AdminServer:
         except Exception:  # noqa: BLE001  # a bug in one handler must not show its stack to the client
             self._log.exception("admin.failed", method=request.method, path=request.path)
             response = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The relay's log says what went wrong.")
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        if request.method == "POST":
-            # Whoever held a destination or discarded events should be found in the log afterwards.
+        if not response.prepared:
+            response.headers.update(HEADERS)
+        if request.method == "POST" or request.path == EVENTS:
+            # Whoever held a destination, discarded events or read them should be found in the log afterwards.
             self._log.info("admin.request", path=request.path, status=response.status, remote=request.remote)
         return response
 

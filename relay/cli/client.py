@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from urllib.parse import urlencode, urlsplit
 
 import orjson
@@ -20,6 +20,7 @@ from relay.errors import RelayError
 # Everything the API does is quick but a probe (`destinations test`), which may take the destination's
 # own time-out.
 _TIMEOUT: Final = 120.0  # seconds
+_BLOCK: Final = 1 << 18  # bytes of a stream read at once
 
 
 class CommandFailed(RelayError):
@@ -37,7 +38,7 @@ class AdminClient:
             port = -1
         if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
             raise CommandFailed(f"{url!r} is no admin URL; it looks like http://127.0.0.1:8072.")
-        self._url = url
+        self.url = url
         connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._connection = connect(parts.hostname, port, timeout=_TIMEOUT)
         self._base = parts.path.rstrip("/")
@@ -52,27 +53,48 @@ class AdminClient:
         """The JSON answer to a POST."""
         return self._ask("POST", path, None if body is None else orjson.dumps(body))
 
+    def stream(self, path: str, **query: object) -> Iterator[Any]:
+        """The documents of a stream of JSON lines, as they come. The caller has to see that it is whole."""
+        given = {name: value for name, value in query.items() if value is not None}
+        with self._failing():
+            self._connection.request("GET", f"{self._base}{path}?{urlencode(given)}", headers=self._headers)
+            response = self._connection.getresponse()
+            if response.status != 200:
+                self._refused(response.status, response.read())
+            rest = b""
+            while block := response.read1(_BLOCK):
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    if line:
+                        yield orjson.loads(line)
+
     def close(self) -> None:
         self._connection.close()
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Any:
         headers = {**self._headers, "Content-Type": "application/json"} if body else self._headers
-        try:
+        with self._failing():
             self._connection.request(method, self._base + path, body, headers)
             response = self._connection.getresponse()
             status, content = response.status, response.read()
+            return self._refused(status, content) if status >= 400 else orjson.loads(content)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """The sentences for a relay that does not answer, or for something that is none."""
+        try:
+            yield
         except (OSError, HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise CommandFailed(f"No relay answers at {self._url} ({reason}). Is it running?") from error
-        try:
-            document = orjson.loads(content)
+            raise CommandFailed(f"No relay answers at {self.url} ({reason}). Is it running?") from error
         except orjson.JSONDecodeError as error:
-            raise CommandFailed(f"What answers at {self._url} is not a relay's admin API.") from error
+            raise CommandFailed(f"What answers at {self.url} is not a relay's admin API.") from error
+
+    def _refused(self, status: int, content: bytes) -> NoReturn:
         if status == 401:
-            raise CommandFailed(f"The relay at {self._url} does not accept the admin token.")
-        if status >= 400:
-            raise CommandFailed(str(document.get("detail", f"The relay answered {status}.")))
-        return document
+            raise CommandFailed(f"The relay at {self.url} does not accept the admin token.")
+        document = orjson.loads(content)
+        raise CommandFailed(str(document.get("detail", f"The relay answered {status}.")))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import typer
 
 from relay.cli import (
     konnect_doctor,
+    konnect_reconcile,
     konnect_recover,
     konnect_rotate,
     konnect_setup,
@@ -22,3 +23,4 @@ app.command("recover")(konnect_recover.recover)
 app.command("rotate")(konnect_rotate.rotate)
 app.command("teardown")(konnect_teardown.teardown)
 app.command("verify")(konnect_verify.verify)
+app.command("reconcile")(konnect_reconcile.reconcile)

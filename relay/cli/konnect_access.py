@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # loading these takes longer than a command's `--help` should
     from relay.config.schema import Config
     from relay.config.secret import Secret
     from relay.recovery.answers import Scope
-    from relay.recovery.api import KonnectApi
+    from relay.recovery.api import Hosts, KonnectApi
 
 RegionOption = Annotated[
     str | None, typer.Option(help="The organisation's region, e.g. us; otherwise as configured.")
@@ -90,20 +90,26 @@ class Access:
             raise CommandFailed("Which source is it? Give --source, or --url with its whole path.")
         return f"{self.base.rstrip('/')}/audit-logs/{self.source}"
 
+    def hosts(self) -> Hosts:
+        """Where Konnect's API is."""
+        from relay.recovery.api import Hosts
+
+        hosts = Hosts.of_region(self.region)
+        if self.settings is None:
+            return hosts
+        regional, everywhere = self.settings.regional_url, self.settings.global_url
+        return Hosts(
+            regional.reveal() if regional else hosts.regional,
+            everywhere.reveal() if everywhere else hosts.everywhere,
+        )
+
     def api(self) -> KonnectApi:
         """A client that is to be opened."""
         from relay.clock import SystemClock
-        from relay.recovery.api import Hosts, KonnectApi
+        from relay.recovery.api import KonnectApi
 
-        hosts, timeout = Hosts.of_region(self.region), _TIMEOUT
-        if self.settings is not None:
-            regional, everywhere = self.settings.regional_url, self.settings.global_url
-            hosts = Hosts(
-                regional.reveal() if regional else hosts.regional,
-                everywhere.reveal() if everywhere else hosts.everywhere,
-            )
-            timeout = self.settings.timeout
-        return KonnectApi(hosts, self.token, clock=SystemClock(), timeout=timeout)
+        timeout = _TIMEOUT if self.settings is None else self.settings.timeout
+        return KonnectApi(self.hosts(), self.token, clock=SystemClock(), timeout=timeout)
 
 
 def access(

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from relay import __version__
-from relay.cli import check, dead_letters, destinations, konnect, queue, replay, run, status
+from relay.cli import check, dead_letters, demo, destinations, konnect, queue, replay, run, status
 from relay.errors import ConfigError, RelayError
 
 FAILED, WRONG = 1, 2
@@ -32,6 +32,7 @@ app.command("replay")(replay.replay)
 app.add_typer(destinations.app, name="destinations")
 app.add_typer(konnect.app, name="konnect")
 app.add_typer(queue.app, name="queue")
+app.command("demo")(demo.demo)
 
 
 def _version(wanted: bool) -> None:

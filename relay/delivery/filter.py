@@ -8,7 +8,7 @@ delivered, because the user cannot miss what never shows up. `sources` is exact:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fnmatch import translate
 
 from relay.batch import StoredBatch
@@ -17,6 +17,7 @@ from relay.delivery.chunking import Stretch
 from relay.konnect.alerts import LEAST_SEVERITY, LOGIN_SUCCEEDED, Bursts, alert, is_failed_login
 from relay.konnect.parse import parse
 from relay.konnect.peek import EventType, Glance, event_type, glance
+from relay.queue.fates import Wanted
 
 _Test = Callable[[Glance], bool]  # True where the line proves that the event is not wanted
 
@@ -65,6 +66,17 @@ _DENIED = (
     b'"status":"401"',
     b'"status":"403"',
 )
+
+
+def wanted(filter: Filter) -> Wanted:  # noqa: A002 - as above
+    """*filter* for who asks about whole batches afterwards. Batches have to come in the log's order."""
+    sift = Sieve(filter)
+
+    def kept(batch: StoredBatch) -> Collection[int]:
+        found = sift(batch, 0).kept
+        return found if isinstance(found, range) else frozenset(found)
+
+    return kept
 
 
 class _AlertsLane:

@@ -35,7 +35,11 @@ _JSON_STAMP = re.compile(rb'(?<!\\)"event_ts":\s*"' + _STAMP)
 
 def happened_at(event: Event) -> int:
     """When the event happened, in milliseconds since the epoch: by itself, its header, or its arrival."""
-    line = event.received
+    return line_time(event.received, event.received_at)
+
+
+def line_time(line: bytes, received_at: float) -> int:
+    """As `happened_at`, of an event's bytes and their arrival in seconds since the epoch."""
     if line[:1] == b"{":
         rt, stamp = _JSON_RT.search(line), _JSON_STAMP.search(line)
     else:
@@ -47,7 +51,7 @@ def happened_at(event: Event) -> int:
             return round(datetime.fromisoformat(stamp[1].decode()).timestamp() * 1000)
         except ValueError:  # the 31st of February
             pass
-    return round(event.received_at * 1000)
+    return round(received_at * 1000)
 
 
 def rfc3339(milliseconds: int) -> str:

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from relay import __version__
 from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess
 from relay.clock import Clock
+from relay.config.destination import Filter
+from relay.delivery.filter import wanted
 from relay.destinations.base import ProbeReport
 from relay.errors import Conflict, NotFound
 from relay.model import Hold, HoldReason, Replica, Sighting
 from relay.queue.base import Queue
+from relay.queue.fates import Wanted
 
 
 class OperatedRelay:
@@ -23,6 +26,7 @@ class OperatedRelay:
         self.probe = ProbeReport(ok=True, detail="It answers.")
         self.answered: dict[str, Sighting] = {}  # by source
         self.responses: dict[str, Sighting] = {name: Sighting() for name in destinations}
+        self.filters: dict[str, Filter] = {}  # by destination
         self.access = KonnectAccess()
         self.others: list[Replica] = []  # beside this one
         self._started_at = clock.now()
@@ -49,6 +53,9 @@ class OperatedRelay:
         """Take it out of the configuration."""
         self._destinations.remove(destination)
         self.responses.pop(destination, None)
+
+    def wanted(self, destination: str) -> Wanted:
+        return wanted(self.filters.get(destination, Filter()))
 
     async def hold(self, destination: str, detail: str) -> None:
         self._known(destination)

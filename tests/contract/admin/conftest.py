@@ -90,7 +90,11 @@ class Admined:
             headers.setdefault("Authorization", f"Bearer {self._token}")
         async with self.session.request(method, self.url + path, json=body, headers=headers) as response:
             text = await response.read()
-            parsed = await response.json(content_type=None) if "json" in response.content_type else text
+            parsed = (
+                await response.json(content_type=None)
+                if response.content_type.endswith(("/json", "+json"))
+                else text
+            )
             return response.status, parsed
 
     async def get(self, path: str) -> Any:

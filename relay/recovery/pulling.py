@@ -1,0 +1,44 @@
+"""The organisation's log from end to end, whatever happens in between.
+
+Owns the patience: a page that fails for a reason that passes is asked for again, from the cursor before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from relay.clock import Clock
+from relay.recovery.answers import PulledPage
+from relay.recovery.api import KonnectApi
+from relay.recovery.errors import KonnectError, KonnectThrottled, KonnectUnavailable
+
+_TRIES: Final = 6  # at one page
+_LONGEST: Final = 60.0  # seconds between two of them, unless Konnect asks for more
+
+
+async def whole_log(
+    api: KonnectApi, start: float, end: float, *, clock: Clock
+) -> AsyncGenerator[PulledPage, None]:
+    """All pages from *start* to *end* inclusive, seconds since the epoch, newest first.
+
+    Raises `KonnectError` where they do not come, or where Konnect's pages lead round in a circle: what came
+    is not everything then.
+    """
+    cursor: str | None = None
+    failures = 0
+    while True:
+        try:
+            async with aclosing(api.pages(start, end, cursor=cursor)) as pages:
+                async for page in pages:
+                    if page.repeated:
+                        raise KonnectError("Konnect's log cannot be read to its end: its pages repeat.")
+                    yield page
+                    failures, cursor = 0, page.cursor
+                return
+        except (KonnectThrottled, KonnectUnavailable) as error:
+            failures += 1
+            if failures >= _TRIES:
+                raise
+            await clock.sleep(max(error.retry_after or 0.0, min(_LONGEST, 2.0**failures)))
