@@ -27,7 +27,7 @@ from relay.errors import QueueError
 from relay.model import RetryState
 from relay.observe.ledger import state_of
 from relay.observe.logs import Log
-from relay.queue.base import Queue, Reader
+from relay.queue.base import Lease, Queue, Reader
 
 
 class Shift:
@@ -78,11 +78,15 @@ class Shift:
 
     # Life
 
-    async def run(self, lost: asyncio.Event) -> None:
-        """Deliver until stopped, or until the lease is *lost*."""
+    async def run(self, lease: Lease) -> None:
+        """Deliver until stopped, or until the lease is lost, or wanted by another process."""
         async with asyncio.TaskGroup() as group:
-            watchers = (group.create_task(self._watch()), group.create_task(self._give_up_when(lost)))
-            self._looping = group.create_task(self._loop(group))
+            watchers = (
+                group.create_task(self._watch()),
+                group.create_task(self._give_up_when(lease.lost)),
+                group.create_task(self._look_when(lease.wanted)),
+            )
+            self._looping = group.create_task(self._loop(group, lease))
             # It returns on stop, or is cancelled when that takes too long; if it fails, the group ends.
             await asyncio.wait({self._looping})
             while self._flights:
@@ -118,8 +122,13 @@ class Shift:
         await lost.wait()
         self.cut_off()
 
-    async def _loop(self, group: asyncio.TaskGroup) -> None:
-        while not self._supervisor.stopping.is_set():
+    async def _look_when(self, wanted: asyncio.Event) -> None:
+        await wanted.wait()
+        self._wake.set()
+
+    async def _loop(self, group: asyncio.TaskGroup, lease: Lease) -> None:
+        # What is in the air may end: cut off, it would come a second time from whoever goes on.
+        while not (self._supervisor.stopping.is_set() or lease.wanted.is_set()):
             # Cleared before looking, so that what happens while we look is not slept through.
             self._wake.clear()
             pause = await self._step(group)

@@ -146,7 +146,7 @@ class DestinationWorker:
         )
         self._report.began()
         try:
-            await self._shift.run(lease.lost)
+            await self._shift.run(lease)
         except* QueueError:
             # Without the lease nothing can be stored, and whoever tried has met an error: no bug of ours.
             if not lease.lost.is_set():

@@ -57,6 +57,11 @@ class Lease(Protocol):
         """Set when another process may be delivering by now: stop at once, settle nothing more."""
         ...
 
+    @property
+    def wanted(self) -> asyncio.Event:
+        """Set when another process is to go on: begin nothing more, end what was begun, and release."""
+        ...
+
     async def release(self) -> None:
         """Store what is still in memory and let another process go on from there.
 

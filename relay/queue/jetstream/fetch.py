@@ -18,10 +18,11 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from relay.errors import QueueError
-from relay.queue.jetstream.link import NOT_FOUND, ApiError, Leaderless, Link
+from relay.queue.jetstream.link import NOT_FOUND, ApiError, Leaderless, Link, Silent
 from relay.queue.jetstream.pausing import pause
 
 _ANSWER_SECONDS: Final = 5.0
+_LATE_SECONDS: Final = 2.0  # for a message to be agreed upon after the end of its request was told
 _SCAN_BATCH: Final = 500  # messages asked for at a time
 # Bytes asked for at a time. A server cuts off whoever has 64 MiB of answers unread, and with the connection
 # go heartbeats and leases: all that is asked for at once has to stay well below.
@@ -29,8 +30,8 @@ _REQUEST_BYTES: Final = 4 << 20
 _IDLE_NS: Final = 30_000_000_000  # a temporary consumer nobody asks goes after this
 PAYLOAD_BYTES: Final = "Nats-Msg-Size"  # header: size of a payload that was left out
 _TOO_BIG: Final = "MaxBytes"  # in what a request says that ends before a message it has no room for
-# What a server says after the last message of a request that still has room; often too late for that request.
-_ALL_GIVEN: Final = "Batch Completed"
+_COMPLETED: Final = "Batch Completed"  # in what one says that gave all that was asked for, with room left
+_UNSENT: Final = "Nats-Pending-Messages"  # header of the end of a request: how many fewer it gave
 # In a cluster a consumer is there before every server knows where: who asks at once may find nobody.
 _NO_RESPONDERS: Final = "503"
 _ATTEMPTS: Final = 50  # a tenth of a second apart
@@ -139,19 +140,28 @@ class Pull:
     async def _take(self, most: int) -> list[Message]:
         await self._ask({"batch": most, "no_wait": True, "max_bytes": _request_bytes(self._link)})
         found: list[Message] = []
-        while len(found) < most:
-            message = await self._next()
-            if _is_status(message):
-                if _status(message) in ("404", "408"):  # no more messages at present
-                    break
-                if found and _is_full(message):
-                    break
-                if _description(message) == _ALL_GIVEN:
-                    continue
-                if _status(message) == _NO_RESPONDERS:
-                    raise Leaderless
+        due = most  # messages that this request gives
+        seconds = _ANSWER_SECONDS
+        while len(found) < due:
+            try:
+                message = await self._next(seconds)
+            except Silent:
+                if seconds == _ANSWER_SECONDS:
+                    raise
+                break  # they come another time, or are read from the stream
+            if not _is_status(message):
+                found.append(taken(message))
+            elif _status(message) == _NO_RESPONDERS:
+                raise Leaderless
+            elif _status(message) in ("404", "408") or _is_completed(message) or _is_full(message):
+                # Where a consumer is replicated each message waits for a quorum, and the end overtakes them.
+                unsent = (message.headers or {}).get(_UNSENT)
+                due = len(found) if unsent is None else most - int(unsent)
+                seconds = _LATE_SECONDS
+                if not due and _is_full(message):
+                    raise Unanswered(f"NATS: {_description(message)}")
+            else:
                 raise Unanswered(f"NATS: {_description(message) or 'consumer is gone'}")
-            found.append(taken(message))
         return found
 
     async def _ask(self, body: Mapping[str, object]) -> None:
@@ -165,21 +175,21 @@ class Pull:
             self._messages.get_nowait()
         await self._link.send_request(self._subject, orjson.dumps(body), self._inbox)
 
-    async def _next(self) -> Msg:
+    async def _next(self, seconds: float) -> Msg:
         try:
             message = self._messages.get_nowait()  # a timer for each message would cost more than the rest
         except asyncio.QueueEmpty:
-            message = await self._wait()
+            message = await self._wait(seconds)
         if message is None:
             raise QueueError("the connection to NATS was lost")
         return message
 
-    async def _wait(self) -> Msg | None:
+    async def _wait(self, seconds: float) -> Msg | None:
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await self._messages.get()
         except TimeoutError:
-            raise QueueError(f"NATS did not answer within {_ANSWER_SECONDS:g} s") from None
+            raise Silent(f"NATS did not answer within {seconds:g} s") from None
 
     async def close(self) -> None:
         self._link.inboxes.discard(self._messages)
@@ -270,8 +280,8 @@ class Follow:
                         left = 0
                         await pause()
                         continue
-                    else:
-                        await self._check(_status(message), seen)
+                    elif not _is_completed(message):  # which says what we counted; the next one is under way
+                        await self._check(message, seen)
                     unheard = 0
                 if found:
                     yield found
@@ -286,14 +296,15 @@ class Follow:
                     f"{self._link.api_prefix}.CONSUMER.DELETE.{self._stream}.{consumer}", b""
                 )
 
-    async def _check(self, status: str, seen: int) -> None:
-        """Raises `QueueError` unless *status* is a heartbeat, and rightly there is nothing behind *seen*.
+    async def _check(self, message: Msg, seen: int) -> None:
+        """Raises `QueueError` unless *message* is a heartbeat, and rightly there is nothing behind *seen*.
 
         A server that was cut off may need minutes to catch up, and so does a consumer that it keeps; the next
         one may be kept by another server. With filters nobody can tell whether something is missing.
         """
-        if status != "100":
-            raise QueueError("NATS: the consumer that follows the stream is gone")
+        if _status(message) != "100":
+            why = _description(message) or _status(message)
+            raise QueueError(f"NATS: the consumer that follows the stream is gone ({why})")
         if "filter_subjects" in self._config:
             return
         if await last_sequence(self._link, self._stream, known=0) > seen:
@@ -376,6 +387,11 @@ def _status(message: Msg) -> str:
 
 def _description(message: Msg) -> str:
     return str((message.headers or {}).get("Description", ""))
+
+
+def _is_completed(message: Msg) -> bool:
+    """Whether a request ended because it gave as many messages as it was asked for."""
+    return _status(message) == "409" and _COMPLETED in _description(message)
 
 
 def _is_full(message: Msg) -> bool:

@@ -48,6 +48,7 @@ class _Held:
     since: float  # by the monotonic clock
     give_back: Callable[[_Held], Awaitable[None]]
     lost: asyncio.Event = field(default_factory=asyncio.Event)
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
     releasing: bool = False
 
     async def release(self) -> None:
@@ -181,7 +182,7 @@ class Leases:
 
         Whoever has most begins, and gives one at a time, so that several do not all give to the same.
         """
-        if any(held.lost.is_set() for held in self._held.values()):
+        if any(held.lost.is_set() or held.wanted.is_set() for held in self._held.values()):
             return
         loads = self._loads()
         mine = (loads[self._members.id], self._members.id)
@@ -192,7 +193,7 @@ class Leases:
                 continue
             if max(others) < mine and min(others)[0] + 2 <= mine[0]:
                 self._log.info("lease.handed_over", destination=name, replica=min(others)[1])
-                held.lost.set()
+                held.wanted.set()
                 return
 
     # -- taking ------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from relay.model import Replica
 
 
 class OwnLease:
-    """See `relay.queue.base.Lease`. Granted at once and never lost."""
+    """See `relay.queue.base.Lease`. Granted at once, never lost, and wanted by nobody else."""
 
     def __init__(self) -> None:
         self.lost = asyncio.Event()
+        self.wanted = asyncio.Event()
 
     async def release(self) -> None:
         """Nothing to do: what is in memory stays with the queue, which stores it as ever."""

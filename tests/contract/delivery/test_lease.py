@@ -25,6 +25,7 @@ class Grant:
 
     def __init__(self, queue: Contended) -> None:
         self.lost = asyncio.Event()
+        self.wanted = asyncio.Event()
         self._queue = queue
 
     async def release(self) -> None:
@@ -58,6 +59,13 @@ class Contended(SqliteQueue):
         self._free.clear()
         if self.grant is not None:
             self.grant.lost.set()
+
+    def ask_back(self) -> None:
+        """The other process is to go on, as soon as this one has ended what it began."""
+        self.asked.clear()
+        self._free.clear()
+        assert self.grant is not None
+        self.grant.wanted.set()
 
     def give_back(self) -> None:
         """The other process ends."""
@@ -140,6 +148,46 @@ async def test_a_lost_lease_cuts_off_what_is_in_the_air(shared: Rig, siem: Siem)
     queue.give_back()
     await shared.drained()
     assert siem.requests[-1].lines() == shared.sent[7:]
+
+
+async def test_a_lease_that_is_wanted_elsewhere_is_released_behind_the_request_in_the_air(
+    shared: Rig, siem: Siem
+) -> None:
+    """Its answer counts, so that nothing comes twice, and no further request follows it."""
+    queue = contended(shared)
+    answer = asyncio.Event()
+    siem.answer(200, after=answer)
+    worker = await shared.start(url=siem.url, batch={"max_events": 10})
+    await shared.append(30)
+    await siem.received(1)
+
+    queue.ask_back()
+    await shared.clock.advance(1)
+    assert (queue.released, worker.crashes) == (0, 0)
+    answer.set()
+    async with asyncio.timeout(10):
+        await queue.asked.wait()  # it waits for the next one
+
+    assert (queue.released, len(siem.requests), shared.books().backlog) == (1, 1, 20)
+    queue.give_back()
+    await shared.drained()
+    assert siem.lines() == shared.sent
+
+
+async def test_a_lease_that_is_wanted_elsewhere_ends_a_wait(shared: Rig, siem: Siem) -> None:
+    """Whoever goes on waits for the rest of it."""
+    queue = contended(shared)
+    siem.answer(503)
+    await shared.start(url=siem.url)
+    await shared.append(1)
+    assert await shared.clock.next_wake() == 1
+
+    queue.ask_back()
+    async with asyncio.timeout(10):
+        await queue.asked.wait()
+
+    assert (queue.released, len(siem.requests)) == (1, 1)
+    assert queue.readers("siem")[0].retry.attempts == 1
 
 
 async def test_a_lost_lease_ends_a_wait(shared: Rig, siem: Siem) -> None:

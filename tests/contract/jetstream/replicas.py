@@ -92,12 +92,22 @@ class Worker:
             self.lease = lease
             self.replica.replicas.began(self)
             try:
-                await lease.lost.wait()
+                await ended(lease)
             finally:
                 self.replica.replicas.ended(self)
                 if not self.replica.dead:
                     await lease.release()
                 self.lease = None
+
+
+async def ended(lease: Lease) -> None:
+    """Wait until somebody else has it, or is to have it."""
+    events = [asyncio.create_task(each.wait()) for each in (lease.lost, lease.wanted)]
+    try:
+        await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in events:
+            each.cancel()
 
 
 class Node:

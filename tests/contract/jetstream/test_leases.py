@@ -381,6 +381,23 @@ async def test_what_is_handed_over_is_settled_before(replicas: Replicas) -> None
     assert one.logged("lease.lost") == []
 
 
+async def test_a_holder_that_hands_over_may_end_what_it_began(replicas: Replicas) -> None:
+    """One of its leases is wanted, and is its own until it is released."""
+    one, two = await replicas.add("one", "two")
+    await replicas.destinations("splunk", "sumo")
+    held = [await one.leases.lease(name) for name in ("splunk", "sumo")]
+    work(two, ("splunk", "sumo"))
+
+    await replicas.pass_(14)
+
+    (wanted,) = [lease for lease in held if lease.wanted.is_set()]
+    assert not wanted.lost.is_set()
+    assert two.delivers_to() == set()
+    await wanted.release()
+    await replicas.pass_(1)
+    await until(lambda: len(two.delivers_to()) == 1, LIMIT, "the other one taking it")
+
+
 async def test_the_destinations_of_the_dead_go_to_those_with_fewest(replicas: Replicas) -> None:
     """Three replicas with two each become two with three each."""
     names = [f"d{number}" for number in range(6)]

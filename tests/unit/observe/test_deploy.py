@@ -36,7 +36,7 @@ def promtool() -> str:
 
 
 def run(*command: str, given: bytes = b"") -> tuple[int, str]:
-    done = subprocess.run(command, input=given, capture_output=True, cwd=PROMETHEUS, timeout=60, check=False)
+    done = subprocess.run(command, input=given, capture_output=True, cwd=PROMETHEUS, timeout=180, check=False)
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
