@@ -271,8 +271,6 @@ class Follow:
                         left -= 1
                         found.append(taken(message))
                         seen = found[-1].seq
-                    elif _description(message) == _ALL_GIVEN:
-                        continue
                     elif _status(message) == "408" or _is_full(message):  # the request is over
                         left = 0
                     elif _status(message) == _NO_RESPONDERS and unheard < _ATTEMPTS:
