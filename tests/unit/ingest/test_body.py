@@ -17,7 +17,7 @@ from relay.konnect.lines import count_formats, format_of
 from relay.model import Batch, Format
 from tests.fakes.events import DATA, cef, lines
 
-SAMPLES = sorted(path.name for path in DATA.glob("*.txt"))
+SAMPLES = sorted(path.name for path in DATA.glob("*.txt") if not path.name.startswith("batch_"))
 MIB = 1 << 20
 
 
@@ -230,3 +230,14 @@ def test_large_bodies_are_recognised() -> None:
     assert not is_large(gzip.compress(joined(lines(100))))
     assert is_large(bytes(100_000))
     assert is_large(gzip.compress(bytes(MIB)))
+
+
+def test_a_sample_with_blank_lines_and_carriage_returns() -> None:
+    """What is left of it are its records."""
+    raw = (DATA / "batch_crlf_blank_lines.cef.txt").read_bytes()
+
+    (batch,) = unpacked(raw).batches
+
+    records = [line.strip() for line in raw.splitlines() if line.strip()]
+    assert batch.lines == records
+    assert len(records) < len(raw.splitlines())

@@ -31,7 +31,7 @@ def result(line: bytes) -> SignatureResult:
 
 def test_documented_lines_cannot_verify() -> None:
     """Kong scrubbed them: no published line verifies with any published key."""
-    results = {result(line) for line in sample("documented_lines.cef")}
+    results = {result(line) for line in sample("documented_lines")}
     results |= {result(line) for line in sample("documented_line_verify_page.json")}
     assert results == {FAILED, MALFORMED}
 
