@@ -36,6 +36,7 @@ WRONG_LAST_SEQUENCE: Final = frozenset((10071, 10164))
 DUPLICATE_IN_BATCH: Final = 10201
 _DUPLICATE_IN_PROCESS: Final = 10158  # the same message is on its way to the quorum by another hand
 _INCOMPLETE_BATCH: Final = 10176  # its beginning went to a leader that is none any more
+_BATCHES_BUSY: Final = 10210  # too many are under way, as after an election; nothing of this one was taken
 _STREAM_FULL: Final = frozenset((10002, 10023, 10047, 10077))
 
 
@@ -314,6 +315,6 @@ def _raise_refusal(found: Mapping[str, Any]) -> None:
     description = error.get("description", "refused without a reason")
     if number in _STREAM_FULL:
         raise QueueFull(f"NATS: {description}")
-    if code == 503 or number in (_DUPLICATE_IN_PROCESS, _INCOMPLETE_BATCH):
+    if code == 503 or number in (_DUPLICATE_IN_PROCESS, _INCOMPLETE_BATCH, _BATCHES_BUSY):
         raise Leaderless(f"NATS: {description}")
     raise ApiError(code, number, description)
