@@ -23,6 +23,7 @@ from relay.destinations.certificates import certificate_refusal
 from relay.destinations.classify import Reply
 from relay.destinations.http_config import HttpConfigBase, credential_parts, secrets_in
 from relay.model import Response
+from relay.resolving import ThreadResolver
 from relay.tls import client_context
 
 BODY_LIMIT = 16 * 1024  # bytes read of an answer; every vendor's verdict fits many times over
@@ -77,7 +78,7 @@ class HttpClient:
         # Without TLS there is no use for the system's authorities, which take 20 ms to load.
         context = True if self._tls is None else await asyncio.to_thread(client_context, self._tls)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, ssl=context),
+            connector=aiohttp.TCPConnector(limit=self._connections, ssl=context, resolver=ThreadResolver()),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=self._timeout, ceil_threshold=self._timeout),

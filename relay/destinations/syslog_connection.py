@@ -24,6 +24,7 @@ from relay.clock import Clock
 from relay.destinations.syslog_config import Address
 from relay.destinations.syslog_tls import Tls
 from relay.destinations.syslog_trouble import SyslogTrouble, system_words, trouble_of
+from relay.resolving import addresses
 
 SocketAddress = tuple[Any, ...]  # as the socket module has it, by family
 
@@ -211,10 +212,9 @@ async def resolved(
     address: Address, kind: socket.SocketKind, *, patience: float
 ) -> list[tuple[socket.AddressFamily, SocketAddress]]:
     """The socket addresses behind the name. Raises `SyslogTrouble`, at the latest after *patience*."""
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(patience):
-            found = await loop.getaddrinfo(address.host, address.port, type=kind)
+            found = await addresses(address.host, address.port, kind=kind)
     except TimeoutError:
         raise SyslogTrouble(f"the name {address.host} was not resolved within {patience:g} s") from None
     except (OSError, UnicodeError) as error:

@@ -82,8 +82,8 @@ class Bursts:
     """Finds the failed login that makes a burst of those before it.
 
     Goes by the events' own ids and times, so that an event that is read again, after a retry or a hold, is
-    judged as it was before. Remembers a bounded number of accounts, addresses and bursts; what was quiet for
-    longest is forgotten first. An event costs the same however many there are.
+    judged as it was before, while a window has room. Remembers a bounded number of accounts, addresses and
+    bursts; what was quiet for longest is forgotten first. An event costs the same however many there are.
     """
 
     EVENTS: Final = 5

@@ -17,6 +17,7 @@ from yarl import URL
 from relay import __version__
 from relay.config.secret import Secret, SecretUrl
 from relay.errors import KeysUnusable
+from relay.resolving import ThreadResolver
 
 TIMEOUT: Final = 10.0  # seconds, from connecting to the last byte
 _MOST_BYTES: Final = 256 * 1024
@@ -33,6 +34,7 @@ async def fetch(url: str, *, token: Secret | None = None, timeout: float = TIMEO
     """
     try:
         async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=ThreadResolver()),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
             timeout=aiohttp.ClientTimeout(total=timeout, ceil_threshold=timeout),

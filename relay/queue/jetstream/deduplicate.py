@@ -43,6 +43,7 @@ from relay.queue.jetstream.search import Search, Stored, Wanted
 # behind its leader for a moment.
 _LATEST: Final = 1_024
 _LINE: Final = 64  # requests that wait for a search; a sender would give up before more had their turn
+_LINE_BYTES: Final = 32 << 20  # of their lines; in memory a request takes several times as much
 _LATER: Final = 5.0  # seconds after which those who find no place there should come again
 
 # A piece with the ordinals of its events, None where counting within it gives the same.
@@ -127,6 +128,7 @@ class Deduplicator:
         self._floors: dict[str, int] = {}
         self._sources: dict[str, _Source] = {}
         self._line = 0  # requests that wait for a search, or for others that are alike
+        self._line_bytes = 0  # of their lines
 
     def start(self, newest: Mapping[str, int]) -> None:
         """What was accepted before this process began: each source's newest event time in milliseconds."""
@@ -160,7 +162,7 @@ class Deduplicator:
             return
         # No await from here until this one is among the recent: the next request must find it there.
         new = source.recent.is_new([piece.print for piece in request.pieces])
-        if not new and self._line >= _LINE:
+        if not new and (self._line >= _LINE or self._line_bytes >= _LINE_BYTES):
             raise QueueFull("too many requests wait to be compared with earlier ones", retry_after=_LATER)
         flight = _Flight(_hashes(request.pieces))
         alike = [] if new else [each for each in source.flights if not flight.hashes.isdisjoint(each.hashes)]
@@ -174,7 +176,7 @@ class Deduplicator:
             if new:
                 left = _numbered(request.pieces)
             else:
-                with self._in_line():
+                with self._in_line(sum([len(each.body) for each in batches])):
                     for earlier in alike:
                         await earlier.ended.wait()
                     left = await self._unknown(source, request, at - window)
@@ -230,12 +232,14 @@ class Deduplicator:
         return await asyncio.to_thread(cut, batches, self._room, indexed=indexed)
 
     @contextmanager
-    def _in_line(self) -> Iterator[None]:
+    def _in_line(self, nbytes: int) -> Iterator[None]:
         self._line += 1
+        self._line_bytes += nbytes
         try:
             yield
         finally:
             self._line -= 1
+            self._line_bytes -= nbytes
 
     async def _unknown(self, source: _Source, request: Pieces, since: float) -> list[Numbered]:
         """The pieces without the events that were accepted at or after *since*."""

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -143,13 +144,12 @@ async def test_no_answer() -> None:
 async def test_hanging_name_server(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So does a name server that is silent, for a probe as well."""
 
-    async def hang(*_: object, **__: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", hang)
+    done = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: done.wait(30))
     async with opened("siem.example.com:514", protocol=protocol, timeout=0.1) as siem:
         outcome = await siem.send(CHUNK)
         report = await siem.probe()
+    done.set()
 
     assert isinstance(outcome, Transient)
     assert report.detail == "the name siem.example.com was not resolved within 0.1 s"

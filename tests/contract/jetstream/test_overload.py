@@ -128,9 +128,12 @@ async def test_an_overload_of_retries_recovers_by_itself(
         assert len(await deliver_all(reader)) == REQUESTS * SIZE
 
 
-async def test_what_is_new_waits_in_no_line(impatient: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bound", ["_LINE", "_LINE_BYTES"])
+async def test_what_is_new_waits_in_no_line(
+    impatient: NatsServer, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
     """Live events are accepted while retries are refused."""
-    monkeypatch.setattr(deduplicate, "_LINE", 0)
+    monkeypatch.setattr(deduplicate, bound, 0)
     async with Relays(impatient, "relay") as relays:
         [one] = await relays.add("one")
         assert Receipt(5, 0) == await one.queue.append([batch(lines(5))])
