@@ -81,14 +81,13 @@ class Access:
 
     def endpoint(self) -> str | None:
         """The URL of the source's intake; None where it is not known. Raises `CommandFailed`."""
+        from relay.recovery.binding import endpoint_of, is_whole
+
         if self.base is None:
             return None
-        parts = urlsplit(self.base)
-        if parts.path.strip("/") or parts.query:
-            return self.base
-        if self.source is None:
+        if self.source is None and not is_whole(self.base):
             raise CommandFailed("Which source is it? Give --source, or --url with its whole path.")
-        return f"{self.base.rstrip('/')}/audit-logs/{self.source}"
+        return endpoint_of(self.base, self.source or "")
 
     def hosts(self) -> Hosts:
         """Where Konnect's API is."""

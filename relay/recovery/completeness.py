@@ -23,6 +23,7 @@ from relay.observe.metrics import Metrics
 from relay.queue.base import Queue
 from relay.recovery.answers import Scope
 from relay.recovery.api import Hosts, KonnectApi
+from relay.recovery.binding import is_ours
 from relay.recovery.expiry import Expiry
 from relay.recovery.heartbeat import Heartbeat
 from relay.recovery.plan import Rules, Target
@@ -50,6 +51,8 @@ class Completeness:
         self._clock = clock
         self._log = log
         settings = config.recovery.konnect if config.recovery is not None else None
+        url = settings.url if settings is not None else None
+        self._base = url.reveal() if url is not None else None
         self._heartbeat = Heartbeat(queue, self._names, clock=clock, log=log)
         self._silence = Silence(
             queue,
@@ -67,6 +70,7 @@ class Completeness:
                 targets_of(settings, self._names()),
                 queue,
                 leads=leads,
+                leads_here=self._leads_here,
                 rules=Rules(
                     margin=settings.margin, poll=settings.status_interval, job_poll=settings.job_interval
                 ),
@@ -107,6 +111,9 @@ class Completeness:
             except Exception:  # noqa: BLE001 - whatever it is
                 self._log.exception("recovery.failed")
                 await self._clock.sleep(_PAUSE)
+
+    def _leads_here(self, source: str, endpoint: str | None) -> bool:
+        return is_ours(endpoint, source, base=self._base, alone=len(self._sources) == 1)
 
     def _names(self) -> Sequence[str]:
         return [source.name for source in self._sources]

@@ -19,6 +19,7 @@ RETENTION: Final = 7 * 86_400.0
 """Seconds; docs/konnect.md section 5: afterwards Konnect has deleted it for good."""
 
 _SLACK: Final = 60.0  # seconds at the far end: clocks differ, and the job starts a little later
+_TAKES_EFFECT: Final = 60.0  # seconds after which Konnect's status must know that we switched it on
 INACTIVE: Final = "inactive"
 
 
@@ -61,7 +62,10 @@ class Hook:
 
     polled_at: float
     status: WebhookStatus | None  # None: Konnect would not tell
-    mended_at: float | None = None  # when we switched it on, in this incident
+    mended_at: float | None = None  # when we last switched it on
+    mended_attempt: float | None = None  # the failed attempt, by Konnect's clock, after which we did
+    well: WebhookStatus | None = None  # what Konnect said when it last was enabled and active
+    elsewhere: str | None = None  # where it sends to, in words, if that is not here
 
     @property
     def is_failing(self) -> bool:
@@ -69,7 +73,9 @@ class Hook:
         if self.status is None or self.status.state is not WebhookState.INACTIVE:
             return False
         at = self.status.last_attempt_at
-        return self.mended_at is None or (at is not None and at > self.mended_at)
+        if self.mended_at is None or self._off_without_failure:
+            return True
+        return at is not None and at > self.mended_at and at != self.mended_attempt
 
     @property
     def off_by_hand(self) -> bool:
@@ -78,14 +84,33 @@ class Hook:
         if status is None or status.enabled:
             return False
         code = status.last_response_code
-        return status.last_attempt_at is None or (code is not None and 200 <= code < 300)
+        if status.last_attempt_at is None or (code is not None and 200 <= code < 300):
+            return True
+        return self._off_without_failure
+
+    @property
+    def _off_without_failure(self) -> bool:
+        """Whether it was well or switched on by us, and is off though nothing was tried since."""
+        status, well = self.status, self.well
+        if status is None or status.enabled:
+            return False
+        if well is not None and status.last_attempt_at == well.last_attempt_at:
+            return True
+        if self.mended_at is None or self.polled_at - self.mended_at < _TAKES_EFFECT:
+            return False
+        return status.last_attempt_at == self.mended_attempt
+
+    @property
+    def is_ours_to_mend(self) -> bool:
+        """Whether Konnect, not a person, switched it off, and it leads here as far as is known."""
+        return self.is_failing and not self.off_by_hand and self.elsewhere is None
 
     @property
     def receives(self) -> bool:
         """Whether a replay would get here."""
         if self.status is None or self.status.state is WebhookState.UNCONFIGURED:
             return False
-        return not self.off_by_hand and not (self.is_failing and self.mended_at is None)
+        return self.elsewhere is None and not self.off_by_hand and not self.is_failing
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +239,7 @@ def decide(state: State, now: float, rules: Rules) -> Action:
         hook = state.hooks.get(target.scope)
         if hook is None or now - hook.polled_at >= rules.poll:
             return Poll(target)
-        if hook.is_failing and not hook.off_by_hand and state.accepting and _may_mend(hook, now, rules):
+        if hook.is_ours_to_mend and state.accepting and _may_mend(hook, now, rules):
             return Mend(target)
     if state.job is not None:
         return _follow(state, state.job, now, rules)
@@ -278,8 +303,12 @@ def _is_failing(state: State, targets: list[Target]) -> bool:
 def _fetch(state: State, gap: Gap, target: Target, now: float, rules: Rules) -> Action | None:
     """A replay, or a pull where that is all that is left; None where neither can be done at present."""
     window = _joint_window(state, gap, now, rules)
-    if not state.of(gap.id, target.scope).pull and state.hooks[target.scope].receives:
-        return Replay(gap, target, window)
+    hook = state.hooks[target.scope]
+    if not state.of(gap.id, target.scope).pull:
+        if hook.receives:
+            return Replay(gap, target, window)
+        if hook.is_ours_to_mend:
+            return None  # it was switched on not long ago and will be again: a replay then
     return Pull(gap, target, window) if target.scope == ORGANISATION else None
 
 

@@ -53,7 +53,7 @@ from relay.recovery.plan import (
     postponed,
 )
 from relay.recovery.puller import Puller
-from relay.recovery.webhooks import Echo, Webhooks
+from relay.recovery.webhooks import Echo, LeadsHere, Webhooks
 
 _TICK: Final = 5.0  # seconds at most between two looks at the gaps
 _FIRST_WAIT: Final = 5.0  # seconds after the first failed call, doubled after each further one
@@ -61,7 +61,7 @@ _LONGEST_WAIT: Final = 300.0
 
 
 class Supervisor:
-    """Of one process. *leads* tells whether this one is to do it at present."""
+    """Of one process. *leads*: this one is to do it at present; *leads_here*: an endpoint is ours."""
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Supervisor:
         queue: Queue,
         *,
         leads: Callable[[], bool],
+        leads_here: LeadsHere,
         rules: Rules,
         clock: Clock,
         rng: Random,
@@ -86,7 +87,7 @@ class Supervisor:
         self._rng = rng
         self._tally = tally
         self._log = log
-        self._webhooks = Webhooks(api, queue, self._complain, clock=clock, log=log, echo=echo)
+        self._webhooks = Webhooks(api, queue, leads_here, self._complain, clock=clock, log=log, echo=echo)
         self._puller = Puller(api, queue, clock=clock)
         self._state = State(targets)
         self._doing: Recovering | None = None
@@ -143,18 +144,28 @@ class Supervisor:
                 hook = await self._webhooks.poll(target, self._state.hooks.get(target.scope))
                 self._state = self._state.with_hook(target.scope, hook)
             case Mend(target):
-                hook = await self._webhooks.mend(target, self._state.hooks[target.scope])
-                self._state = self._state.with_hook(target.scope, hook)
+                if await self._comes_here(target):
+                    hook = await self._webhooks.mend(target, self._state.hooks[target.scope])
+                    self._state = self._state.with_hook(target.scope, hook)
             case Replay():
-                await self._replay(action)
+                if await self._comes_here(action.target):
+                    await self._replay(action)
             case Look(job):
                 await self._look(job)
             case Judge(job, trouble, ours):
+                if not trouble and not await self._comes_here(job.target):
+                    trouble = "the webhook was bound to another receiver while it ran"
                 self._judge(job, trouble, ours=ours)
             case Pull():
                 await self._pull(action)
             case Close(gap, lost_until):
                 await self._close(gap, lost_until)
+
+    async def _comes_here(self, target: Target) -> bool:
+        """Whether what Konnect sends comes to us, looked up anew; the next decision goes by it too."""
+        hook = await self._webhooks.locate(target, self._state.hooks[target.scope])
+        self._state = self._state.with_hook(target.scope, hook)
+        return hook.elsewhere is None
 
     # -- replay ------------------------------------------------------------------------------
 
@@ -295,6 +306,10 @@ class Supervisor:
         """What keeps the oldest gap open."""
         for target in self._targets:
             hook = self._state.hooks.get(target.scope)
+            if hook is not None and hook.elsewhere is not None:
+                return Recovering(
+                    None, f"the webhook of {target.scope} sends to {hook.elsewhere}, not to this relay"
+                )
             if hook is not None and hook.off_by_hand and hook.is_failing:
                 return Recovering(None, f"somebody switched off the webhook of {target.scope} in Konnect")
         for gap in sorted(self._state.gaps, key=lambda gap: gap.start):

@@ -1,4 +1,4 @@
-"""How a webhook is, by Konnect's own word, and switching on one that Konnect has given up on.
+"""How a webhook is and where it sends, by Konnect's word, and switching on one that Konnect has given up on.
 
 Owns the calls, the log lines about them, and since when a failing webhook's events may be missing. When it is
 time for either is decided by `plan`.
@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from relay.clock import Clock
 from relay.observe.logs import Log
 from relay.queue.base import Queue
 from relay.recovery.answers import ORGANISATION, WebhookState, WebhookStatus
 from relay.recovery.api import KonnectApi
+from relay.recovery.binding import binding, shown
 from relay.recovery.errors import KonnectForbidden, KonnectNotFound
 from relay.recovery.plan import INACTIVE, RETENTION, Hook, Target
+
+LeadsHere = Callable[[str, str | None], bool]
+"""Whether an endpoint (second; None: unknown) is where this relay takes a source's (first) events."""
+
+_SETTLED: Final = 60.0  # seconds after a failed attempt until Konnect must have drawn its conclusion
 
 
 class Echo(Protocol):
@@ -32,6 +38,7 @@ class Webhooks:
         self,
         api: KonnectApi,
         queue: Queue,
+        leads_here: LeadsHere,
         complain: Callable[[str], None],
         *,
         clock: Clock,
@@ -40,6 +47,7 @@ class Webhooks:
     ) -> None:
         self._api = api
         self._queue = queue
+        self._leads_here = leads_here
         self._complain = complain
         self._clock = clock
         self._log = log
@@ -49,10 +57,13 @@ class Webhooks:
         """Ask how it is; a failing one opens a gap or widens it. Raises `KonnectError`."""
         status = await self._status(target)
         now = self._clock.now()
-        hook = Hook(now, status, before.mended_at if before else None)
+        hook = Hook(now, status) if before is None else replace(before, polled_at=now, status=status)
+        if _is_well(status, now):
+            hook = replace(hook, well=status)
+        if hook.elsewhere is not None:
+            hook = await self.locate(target, hook)  # it may have come back
         if not hook.is_failing:
-            well = status is not None and status.state is WebhookState.ACTIVE
-            return replace(hook, mended_at=None) if well else hook  # an incident is over
+            return hook
         if before is None or not before.is_failing:
             self._log.warning(
                 "webhook.inactive",
@@ -66,6 +77,29 @@ class Webhooks:
         await self._queue.open_gap(target.source, since, now, INACTIVE, refusals=0)
         return hook
 
+    async def locate(self, target: Target, hook: Hook) -> Hook:
+        """See where it sends. Raises `KonnectError`."""
+        elsewhere = None
+        try:
+            bound = await binding(self._api, target.scope)
+        except (KonnectForbidden, KonnectNotFound) as error:
+            self._complain(str(error))
+            elsewhere = "an endpoint that Konnect does not show us"
+        else:
+            if not bound.in_use:
+                elsewhere = "nowhere"
+            elif not self._leads_here(target.source, bound.endpoint):
+                elsewhere = shown(bound.endpoint)
+        if elsewhere is not None and elsewhere != hook.elsewhere:
+            self._log.warning(
+                "recovery.webhook_elsewhere",
+                source=target.source,
+                webhook=str(target.scope),
+                endpoint=elsewhere,
+                detail="It does not lead to this relay: it is neither switched on nor used for a replay.",
+            )
+        return replace(hook, elsewhere=elsewhere)
+
     async def mend(self, target: Target, hook: Hook) -> Hook:
         """Switch it on. Raises `KonnectError`."""
         webhook = await self._api.webhook(target.scope)
@@ -75,7 +109,8 @@ class Webhooks:
             await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
             self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
         # Konnect may call it inactive until the next batch: from here on only a new failure counts.
-        return replace(hook, polled_at=0.0, mended_at=self._clock.now())
+        attempt = hook.status.last_attempt_at if hook.status is not None else None
+        return replace(hook, polled_at=0.0, mended_at=self._clock.now(), mended_attempt=attempt)
 
     async def _status(self, target: Target) -> WebhookStatus | None:
         try:
@@ -95,3 +130,11 @@ class Webhooks:
         good = before.polled_at if before is not None else self._queue.last_received().get(target.source, now)
         attempt = hook.status.last_attempt_at if hook.status is not None else None
         return max(now - RETENTION, min(good, now if attempt is None else attempt))
+
+
+def _is_well(status: WebhookStatus | None, now: float) -> bool:
+    """Whether it is enabled and active, and not only because Konnect is about to give up on it."""
+    if status is None or not status.enabled or status.state is not WebhookState.ACTIVE:
+        return False
+    code, at = status.last_response_code, status.last_attempt_at
+    return at is None or (code is not None and 200 <= code < 300) or now - at > _SETTLED

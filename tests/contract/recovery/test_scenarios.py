@@ -175,6 +175,78 @@ async def test_somebody_switched_the_webhook_off(running: Running, maker: Maker)
     assert running.log.named("webhook.switched_on") == []
 
 
+async def failing_batch(running: Running, maker: Maker) -> None:
+    """Konnect gives up on a batch: for a while it cannot reach the relay."""
+    (destination,) = running.konnect.organisation.destinations.values()
+    good, destination.endpoint = destination.endpoint, "http://127.0.0.1:9/audit-logs/konnect"
+    await some(running, maker)
+    destination.endpoint = good
+
+
+async def test_somebody_switched_the_webhook_off_after_it_was_mended(running: Running, maker: Maker) -> None:
+    """No batch came in between, so its last attempt is still the failed one; a person is left alone."""
+    await some(running, maker)
+    await failing_batch(running, maker)
+    await running.until(lambda: bool(running.log.named("webhook.switched_on")), "the mending")
+    await all_is_well(running)
+    await running.through(2 * MINUTE)
+    webhook = running.konnect.organisation.webhook(Place())
+    webhook.last_code, webhook.last_message = 500, "answered 500"  # as if no batch had come since
+    await running.through(3 * MINUTE)
+    webhook.enabled = False
+    running.konnect.record(maker.some(5, at=running.clock.now()))
+    await running.through(15 * MINUTE)
+
+    assert not webhook.enabled
+    assert len(running.log.named("webhook.switched_on")) == 1
+    assert running.relay.replicas()[0].recovering == Recovering(
+        None, "somebody switched off the webhook of the organisation in Konnect"
+    )
+
+
+async def test_the_webhook_leads_elsewhere(running: Running, maker: Maker) -> None:
+    """Somebody else's receiver gets no replay, and is not switched on; what happened is pulled."""
+    await some(running, maker)
+    await running.kill()
+    async with Siem() as other:
+        running.konnect.record(maker.some(10, at=running.clock.now()))
+        running.konnect.organisation.bind(other.url, AUTHORIZATION)
+        running.clock.jump(HOUR)
+        await running.start()
+
+        await all_is_well(running)
+        assert running.konnect.called("PUT", "/audit-log-replay-job") == []
+        assert running.log.named("recovery.pulled")
+        (entry,) = running.log.named("recovery.webhook_elsewhere")
+        assert entry["source"] == "konnect"
+        doing = running.relay.replicas()[0].recovering
+        assert doing is not None
+        assert "not to this relay" in doing.detail
+
+        webhook = running.konnect.organisation.webhook(Place())
+        webhook.enabled, webhook.last_code, webhook.last_attempt_at = False, 500, running.clock.now()
+        await running.through(20 * MINUTE)
+        assert not webhook.enabled
+        assert len(running.log.named("recovery.webhook_elsewhere")) == 1
+
+
+async def test_the_webhook_is_bound_to_another_receiver_during_a_replay(
+    running: Running, maker: Maker
+) -> None:
+    """What a completed job sent elsewhere is not taken for recovered."""
+    await some(running, maker)
+    running.konnect.replays.pace = 10.0
+    await down(running, maker, HOUR, every=MINUTE)
+    await running.until(lambda: bool(running.log.named("recovery.replaying")), "the replay")
+    async with Siem() as other:
+        running.konnect.organisation.bind(other.url, AUTHORIZATION)
+
+        await all_is_well(running)
+    assert "the webhook was bound to another receiver while it ran" in {
+        entry["detail"] for entry in running.log.named("recovery.replay_failed")
+    }
+
+
 async def test_a_replay_fails_half_way(running: Running, maker: Maker) -> None:
     """It is run again; what had come is not kept twice."""
     await some(running, maker)

@@ -45,6 +45,7 @@ PORTAL = Target("portal", Scope("p1"))
 GAP = Gap(1, "us", NOW - HOUR, NOW - 600, "downtime", 0)
 WELL = WebhookStatus(True, WebhookState.ACTIVE, NOW - 700, 200, None)
 FAILED = WebhookStatus(False, WebhookState.INACTIVE, NOW - 700, 500, "answered 500")
+WELL_BEFORE = replace(WELL, last_attempt_at=NOW - 780)
 BY_HAND = WebhookStatus(False, WebhookState.INACTIVE, NOW - 700, 200, None)
 UNSET = WebhookStatus(False, WebhookState.UNCONFIGURED, None, None, None)
 WINDOW = Window(GAP.start - 120, GAP.end + 120)
@@ -90,6 +91,60 @@ TABLE: dict[str, tuple[State, Action]] = {
     "switched on long ago, failed again": (
         state(hooks=hooks(FAILED, mended_at=NOW - 750)),
         Mend(ORG),
+    ),
+    "switched on, failed and well since, failed again at once": (
+        state(
+            hooks={ORGANISATION: Hook(NOW - 5, FAILED, NOW - 800, NOW - 900, well=WELL_BEFORE)},
+        ),
+        Mend(ORG),
+    ),
+    "failed again, but it was switched on a moment ago": (
+        state(
+            hooks={
+                ORGANISATION: Hook(
+                    NOW - 5, replace(FAILED, last_attempt_at=NOW - 10), NOW - 300, NOW - 900, WELL_BEFORE
+                )
+            }
+        ),
+        Wait(NOW + 55),
+    ),
+    "already switched on after this very attempt": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, NOW - 710, NOW - 700)}),
+        Wait(NOW + 55),
+    ),
+    "switched on long ago after this very attempt, and off": (
+        state(hooks={ORGANISATION: Hook(NOW - 5, FAILED, NOW - 650, NOW - 700)}),
+        Pull(GAP, ORG, WINDOW),
+    ),
+    "well after an old failure, then switched off": (
+        state(
+            hooks={
+                ORGANISATION: Hook(
+                    NOW - 5,
+                    FAILED,
+                    NOW - 650,
+                    NOW - 700,
+                    well=replace(FAILED, enabled=True, state=WebhookState.ACTIVE),
+                )
+            }
+        ),
+        Pull(GAP, ORG, WINDOW),
+    ),
+    "it leads elsewhere": (
+        state(hooks={ORGANISATION: Hook(NOW - 5, WELL, elsewhere="https://other")}),
+        Pull(GAP, ORG, WINDOW),
+    ),
+    "it leads elsewhere and failed there": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, elsewhere="https://other")}),
+        Wait(NOW + 55),
+    ),
+    "a portal's leads elsewhere": (
+        State(
+            (PORTAL,),
+            (replace(GAP, source="portal"),),
+            hooks={PORTAL.scope: Hook(NOW - 5, WELL, elsewhere="https://other")},
+        ),
+        Wait(NOW + 55),
     ),
     "switched off by somebody": (state(hooks=hooks(BY_HAND)), Pull(GAP, ORG, WINDOW)),
     "an inactive webhook's gap grows": (
