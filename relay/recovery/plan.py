@@ -31,6 +31,7 @@ class Rules:
     poll: float = 60.0  # between two looks at a webhook's status
     job_poll: float = 5.0  # between two looks at our replay job
     settle: float = 20.0  # until what is in flight has come or was given up: Konnect tries for 15
+    job_most: float = 21_600.0  # how long a job, ours or somebody else's, is waited for
     busy: float = 30.0  # until another try while somebody else's job runs
     attempts: int = 3  # at a replay before the log is pulled instead
     retry: float = 30.0  # after the first failed replay, doubled after each further one
@@ -134,6 +135,7 @@ class Work:
     failures: int = 0
     retry_at: float = 0.0
     pull: bool = False  # a replay will not do it
+    busy_since: float | None = None  # somebody else's job runs
     trouble: str = ""  # the last reason, for people
 
 
@@ -252,6 +254,9 @@ def _may_mend(hook: Hook, now: float, rules: Rules) -> bool:
 
 def _follow(state: State, job: Job, now: float, rules: Rules) -> Action:
     if job.over_at is None:
+        if now >= job.began_at + rules.job_most:
+            hours = rules.job_most / 3600
+            return Judge(job, f"Konnect's replay job was still {job.state} after {hours:g} h")
         due = job.asked_at + rules.job_poll
         return Look(job) if now >= due else Wait(due)
     if job.state is not ReplayState.COMPLETED:
@@ -367,6 +372,15 @@ def failed(work: Work, now: float, rules: Rules, trouble: str, *, can_pull: bool
         pull=can_pull and failures >= rules.attempts,
         trouble=trouble,
     )
+
+
+def busy(work: Work, now: float, rules: Rules, *, can_pull: bool) -> Work:
+    """After a replay that has to wait for another one, which may be stuck in Konnect for ever."""
+    since = now if work.busy_since is None else work.busy_since
+    trouble = "another replay job runs"
+    if can_pull and now >= since + rules.job_most:
+        return replace(work, pull=True, retry_at=now, busy_since=since, trouble=trouble)
+    return replace(work, retry_at=now + rules.busy, busy_since=since, trouble=trouble)
 
 
 def forbidden(work: Work, now: float, rules: Rules, trouble: str, *, can_pull: bool) -> Work:

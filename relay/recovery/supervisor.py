@@ -46,6 +46,7 @@ from relay.recovery.plan import (
     State,
     Target,
     Wait,
+    busy,
     decide,
     failed,
     fetched,
@@ -177,8 +178,8 @@ class Supervisor:
             await self._api.start_replay(target.scope, window.start, window.end)
         except KonnectConflict:
             self._say(gap, f"waiting for another replay job of {target.scope}")
-            busy = replace(work, retry_at=now + self._rules.busy, trouble="another replay job runs")
-            self._state = self._state.with_work(gap.id, target.scope, busy)
+            waiting = busy(work, now, self._rules, can_pull=target.scope == ORGANISATION)
+            self._state = self._state.with_work(gap.id, target.scope, waiting)
             return
         except (KonnectForbidden, KonnectNotFound) as error:
             self._complain(str(error))
@@ -193,6 +194,7 @@ class Supervisor:
             return
         now = self._clock.now()
         self._state = replace(self._state, job=Job(gap.id, target, window, now, now))
+        self._state = self._state.with_work(gap.id, target.scope, replace(work, busy_since=None))
         self._counting.begin(target.source)
         self._say(gap, f"replaying {_span(window.start, window.end)} of {target.scope}")
         self._log.info(

@@ -28,6 +28,7 @@ from relay.recovery.plan import (
     Wait,
     Window,
     Work,
+    busy,
     decide,
     failed,
     fetched,
@@ -164,6 +165,13 @@ TABLE: dict[str, tuple[State, Action]] = {
     ),
     "our job runs": (state(job=replace(JOB, asked_at=NOW - 2)), Wait(NOW + 3)),
     "our job was not looked at": (state(job=JOB), Look(JOB)),
+    "our job does not end": (
+        state(job=replace(JOB, began_at=NOW - 21_600, state=ReplayState.UNKNOWN)),
+        Judge(
+            replace(JOB, began_at=NOW - 21_600, state=ReplayState.UNKNOWN),
+            "Konnect's replay job was still unknown after 6 h",
+        ),
+    ),
     "our job failed": (
         state(job=replace(OVER, state=ReplayState.FAILED)),
         Judge(replace(OVER, state=ReplayState.FAILED), "Konnect's replay job ended as failed"),
@@ -273,6 +281,17 @@ def test_failures_wait_longer_and_longer_and_end_in_a_pull() -> None:
     assert found.pull
 
     assert not failed(replace(found, pull=False), NOW, RULES, "no", can_pull=False).pull
+
+
+def test_a_job_of_others_that_does_not_end_is_not_waited_for_for_ever() -> None:
+    rules = Rules()
+    first = busy(Work(), NOW, rules, can_pull=True)
+    assert (first.pull, first.retry_at) == (False, NOW + rules.busy)
+
+    later = NOW + rules.job_most
+    assert not busy(first, later - 1, rules, can_pull=True).pull
+    assert busy(first, later, rules, can_pull=True).pull
+    assert not busy(first, later, rules, can_pull=False).pull  # a portal's log cannot be pulled
 
 
 def test_what_konnect_forbids_is_tried_the_other_way_and_then_rarely() -> None:
