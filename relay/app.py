@@ -111,6 +111,7 @@ class Relay:
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until *stop* is set, then shut down in order within the configured grace."""
         self._metrics.bind(self.queue, clock=self._clock)
+        self._metrics.set_recovered(self.konnect().recovered)
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
             self._checker.follow(await self._prepare_checks(self._config))

@@ -26,6 +26,7 @@ from relay.admin.status import (
 )
 from relay.clock import Clock
 from relay.errors import Conflict, NotFound
+from relay.observe.logs import Log
 from relay.queue.base import DeadLetterFilter
 
 
@@ -37,11 +38,12 @@ def json_response(document: object, status: int = HTTPStatus.OK) -> Response:
 class Api:
     """Version 1 of the admin API."""
 
-    def __init__(self, control: RelayControl, readiness: Readiness, clock: Clock) -> None:
+    def __init__(self, control: RelayControl, readiness: Readiness, clock: Clock, log: Log) -> None:
         self._control = control
         self._readiness = readiness
         self._queue = control.queue
         self._clock = clock
+        self._log = log
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         router.add_get("/api/v1/status", self._status)
@@ -58,6 +60,7 @@ class Api:
         router.add_get("/api/v1/replays", self._replays)
         router.add_post("/api/v1/replays", self._replay)
         router.add_get("/api/v1/gaps", self._gaps)
+        router.add_post(r"/api/v1/gaps/{id:\d{1,18}}/close", self._close_gap)
         router.add_get("/api/v1/events", self._events)
 
     # -- status
@@ -146,6 +149,31 @@ class Api:
         gaps = await self._queue.gaps(include_closed=query.include_closed)
         control, now = self._control, self._clock.now()
         return json_response({"data": gap_statuses(gaps, control.konnect(), control.replicas(), now)})
+
+    async def _close_gap(self, request: Request) -> Response:
+        """For whoever fetched it, or knows that nothing is missing. Closing a closed one changes nothing."""
+        wanted = int(request.match_info["id"])
+        asked = await asking.read_body(request, asking.CloseGap)
+        now = self._clock.now()
+        await self._queue.close_gap(wanted, at=now)
+        control = self._control
+        for gap in await self._queue.gaps(include_closed=True):
+            if gap.id != wanted:
+                continue
+            (status,) = gap_statuses([gap], control.konnect(), control.replicas(), now)
+            if gap.closed_at == now:
+                self._log.info(
+                    "gap.closed_by_hand",
+                    gap=gap.id,
+                    source=gap.source,
+                    cause=gap.cause,
+                    start=status.start,
+                    end=status.end,
+                    detail=asked.detail,
+                    remote=request.remote,
+                )
+            return json_response(status)
+        raise NotFound(f"There is no gap {wanted}.")
 
     async def _events(self, request: Request) -> StreamResponse:
         asked = asking.read_query(request, asking.EventQuery)

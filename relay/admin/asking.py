@@ -40,6 +40,12 @@ class Hold(Asked):
     detail: str = Field("held by an operator", max_length=500)
 
 
+class CloseGap(Asked):
+    """Why someone closes a gap; goes into the log."""
+
+    detail: str = Field("", max_length=500)
+
+
 Id = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 

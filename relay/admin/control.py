@@ -44,6 +44,11 @@ class KonnectAccess:
     portals_by_source: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
     """The webhooks that bring a source's events: None is the organisation's."""
 
+    @property
+    def recovered(self) -> frozenset[str]:
+        """The sources whose gaps the relay is to close."""
+        return frozenset(self.portals_by_source) if self.recovers else frozenset()
+
 
 class RelayControl(Protocol):
     """A running relay as its operators see it.

@@ -1,6 +1,7 @@
 """What `/api/v1/gaps` says of a gap: since when, until when it can be closed, what is done, what to do.
 
-Pure. Where the relay has no token of Konnect's, the call to make is told in full, the token aside.
+Pure. Where the relay has no token of Konnect's, or no webhook for the source, the call to make is told in
+full, the token aside.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def gap_statuses(
 
 def _status(gap: Gap, konnect: KonnectAccess, doing: Recovering | None, now: float) -> GapStatus:
     is_open = gap.closed_at is None
+    left_out = konnect.recovers and gap.source not in konnect.recovered  # waiting would be in vain
     deadline = gap.start + KONNECT_RETENTION
     return GapStatus(
         id=gap.id,
@@ -66,8 +68,8 @@ def _status(gap: Gap, konnect: KonnectAccess, doing: Recovering | None, now: flo
         age_seconds=max(0.0, now - gap.start),
         deadline=rfc3339(deadline) if is_open else None,
         deadline_seconds=max(0.0, deadline - now) if is_open else None,
-        doing=_doing(gap, doing) if is_open else None,
-        replay=_calls(gap, konnect, now) if is_open and not konnect.recovers else (),
+        doing=_doing(gap, doing) if is_open and not left_out else None,
+        replay=_calls(gap, konnect, now) if is_open and gap.source not in konnect.recovered else (),
     )
 
 

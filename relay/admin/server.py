@@ -41,7 +41,7 @@ class AdminServer:
         self._log = log
         self._guard = Guard(config.token.reveal() if config.token else None)
         self._runner = web.AppRunner(
-            self._application(Api(control, self._readiness, clock)),
+            self._application(Api(control, self._readiness, clock, log)),
             access_log=None,
             shutdown_timeout=_STOP_LIMIT,
         )

@@ -63,7 +63,7 @@ class SourceStatus:
     accepted: int
     duplicates: int
     open_gaps: int
-    lost_gaps: int  # closed ones of which Konnect had deleted something
+    lost_gaps: int  # closed ones of which Konnect had deleted something, where the relay was to fetch it
     signatures: SignatureStatus | None  # None: not checked, or not by the process that answers
 
 
@@ -243,6 +243,7 @@ def _source_statuses(
     queue = control.queue
     accepted, duplicates, last = queue.accepted(), queue.duplicates(), queue.last_received()
     configured = {source.name: source for source in control.sources()}
+    recovered = control.konnect().recovered
     return tuple(
         SourceStatus(
             name=name,
@@ -255,7 +256,9 @@ def _source_statuses(
             accepted=sum(accepted.get((name, form), 0) for form in Format),
             duplicates=duplicates.get(name, 0),
             open_gaps=sum(gap.source == name and gap.closed_at is None for gap in gaps),
-            lost_gaps=sum(gap.source == name and gap.lost_until is not None for gap in gaps),
+            lost_gaps=sum(
+                gap.source == name and gap.lost_until is not None for gap in gaps if name in recovered
+            ),
             signatures=_signatures(source.signatures) if source and source.signatures else None,
         )
         for name in dict.fromkeys((*configured, *(source for source, _ in accepted)))

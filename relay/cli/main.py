@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from relay import __version__
-from relay.cli import check, dead_letters, demo, destinations, konnect, queue, replay, run, status
+from relay.cli import check, dead_letters, demo, destinations, gaps, konnect, queue, replay, run, status
 from relay.errors import ConfigError, RelayError
 
 FAILED, WRONG = 1, 2
@@ -28,6 +28,7 @@ app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("status")(status.status)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(gaps.app, name="gaps")
 app.command("replay")(replay.replay)
 app.add_typer(destinations.app, name="destinations")
 app.add_typer(konnect.app, name="konnect")

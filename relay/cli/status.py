@@ -32,8 +32,11 @@ def status(
     if document["gaps"]:
         screen.print()
         screen.print(_gaps(document["gaps"]))
-        for call in [call for it in document["gaps"] for call in it["replay"]]:
-            screen.print(output.printable(call), markup=False, soft_wrap=True)
+        for it in document["gaps"]:
+            for call in it["replay"]:
+                screen.print(output.printable(call), markup=False, soft_wrap=True)
+            if it["replay"]:
+                screen.print(f"and when it is replayed: konnect-relay gaps close {it['id']}", markup=False)
     if len(document["replicas"]) > 1:
         screen.print()
         screen.print(_replicas(document["replicas"], document["destinations"]))

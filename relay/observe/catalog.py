@@ -191,12 +191,12 @@ REPLAYED = _counter(
 GAPS_OPEN = _gauge("gaps_open", "Spans in which Konnect may have given up on us.", "source")
 GAP_DEADLINE = _gauge(
     "gap_loss_deadline_seconds",
-    "Time until Konnect deletes what the oldest open gap misses; 7 days while none is open.",
+    "Time until Konnect deletes what the oldest open gap misses; 7 days while there is none.",
     "source",
 )
 GAPS_LOST = _gauge(
     "gaps_lost",
-    "Remembered gaps of which Konnect had deleted events, some or all, before they came.",
+    "Remembered gaps that the relay was to close and of which Konnect had deleted events first.",
     "source",
 )
 RECOVERED = _counter(

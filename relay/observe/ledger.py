@@ -7,7 +7,7 @@ say how little of the queue it needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from relay.model import (
@@ -27,6 +27,8 @@ from relay.observe import catalog
 from relay.observe.catalog import Family
 
 KONNECT_RETENTION: Final = 7 * 86400.0  # seconds; docs/konnect.md section 5, "Retention"
+_RESTART: Final = 60.0
+"""Seconds of down time that are the usual update: no deadline to page anyone for where nobody recovers it."""
 _NOTHING_OWED: Final = Books(0, 0, 0, 0, 0, 0, 0)
 _OWED: Final = (ReaderKind.LIVE, ReaderKind.BACKFILL)  # the readers that make up the backlog
 
@@ -86,18 +88,20 @@ def samples(
     *,
     sources: Sequence[str],
     destinations: Sequence[str],
+    recovered: Collection[str],
     now: float,
     started_at: float,
 ) -> Iterator[Sample]:
     """Everything the queue knows, for what is configured and for what it remembers beyond that.
 
     A destination taken out of the configuration keeps its backlog until someone forgets it, so it
-    stays visible. A process that does not see another one settle says nothing of destinations. Never
-    awaits: all samples are of one moment.
+    stays visible. A process that does not see another one settle says nothing of destinations. Gaps count as
+    lost only for *recovered* sources, whose gaps the relay is to close. Never awaits: all samples are of one
+    moment.
     """
     yield Sample(catalog.REPLICAS, (), len(ledger.replicas()))
     yield from _of_queue(ledger.stats())
-    yield from _of_sources(ledger, gaps, sources, now, started_at)
+    yield from _of_sources(ledger, gaps, sources, recovered, now, started_at)
     if not ledger.sees_delivery:
         return
     known = ledger.destinations()
@@ -116,7 +120,12 @@ def _of_queue(stats: LedgerStats) -> Iterator[Sample]:
 
 
 def _of_sources(
-    ledger: Ledger, gaps: Sequence[Gap], configured: Sequence[str], now: float, started_at: float
+    ledger: Ledger,
+    gaps: Sequence[Gap],
+    configured: Sequence[str],
+    recovered: Collection[str],
+    now: float,
+    started_at: float,
 ) -> Iterator[Sample]:
     accepted, duplicates, last = ledger.accepted(), ledger.duplicates(), ledger.last_received()
     for source in dict.fromkeys((*configured, *(name for name, _ in accepted))):
@@ -125,12 +134,18 @@ def _of_sources(
         yield Sample(catalog.INGEST_DUPLICATES, (source,), duplicates.get(source, 0))
         # The wall clock may have been set back since the event came; an age is never negative.
         yield Sample(catalog.SOURCE_AGE, (source,), max(0.0, now - last.get(source, started_at)))
-        starts = [gap.start for gap in gaps if gap.source == source and gap.closed_at is None]
+        ours = source in recovered
+        opened = [gap for gap in gaps if gap.source == source and gap.closed_at is None]
+        starts = [gap.start for gap in opened if ours or not _is_restart(gap)]
         left = min(starts, default=now) + KONNECT_RETENTION - now
-        yield Sample(catalog.GAPS_OPEN, (source,), len(starts))
+        yield Sample(catalog.GAPS_OPEN, (source,), len(opened))
         yield Sample(catalog.GAP_DEADLINE, (source,), max(0.0, left))
         lost = sum(gap.source == source and gap.lost_until is not None for gap in gaps)
-        yield Sample(catalog.GAPS_LOST, (source,), lost)
+        yield Sample(catalog.GAPS_LOST, (source,), lost if ours else 0)
+
+
+def _is_restart(gap: Gap) -> bool:
+    return gap.cause == "downtime" and gap.end - gap.start <= _RESTART
 
 
 def _state_of(ledger: Ledger, name: str, *, attached: bool) -> Iterator[Sample]:

@@ -8,7 +8,7 @@ Never asks the clock on its own and never blocks: callers pass the durations the
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -116,12 +116,17 @@ class Metrics:
         )
         self._gauge(catalog.BUILD_INFO).labels(__version__, platform.python_version()).set(1)
 
+        self._recovered_sources: Collection[str] = ()
         self.set_targets(sources, destinations)
 
     def bind(self, ledger: Ledger, *, clock: Clock) -> None:
         """Read the durable figures from *ledger* at every scrape from now on."""
         self._books = _Books(ledger, clock)
         self._registry.register(self._books)
+
+    def set_recovered(self, sources: Collection[str]) -> None:
+        """The sources whose gaps the relay is to close; none until this is called."""
+        self._recovered_sources = sources
 
     def set_targets(self, sources: Sequence[str], destinations: Sequence[str]) -> None:
         """Follow a changed configuration: new names start at zero, series of removed ones go."""
@@ -227,7 +232,7 @@ class Metrics:
         """Everything in Prometheus' text format 0.0.4."""
         if self._books is not None:
             sources = [name for name in self._sources if name != catalog.UNKNOWN_SOURCE]
-            await self._books.read(sources, list(self._destinations))
+            await self._books.read(sources, list(self._destinations), self._recovered_sources)
         return generate_latest(self._registry)
 
     # -- making and dropping series
@@ -279,7 +284,9 @@ class _Books(Collector):
         self._gaps: Sequence[Gap] = ()
         self._samples: tuple[Sample, ...] = ()
 
-    async def read(self, sources: Sequence[str], destinations: Sequence[str]) -> None:
+    async def read(
+        self, sources: Sequence[str], destinations: Sequence[str], recovered: Collection[str]
+    ) -> None:
         """Ask the queue again."""
         # Metrics matter most while the queue is sick: gaps that cannot be read keep their last value.
         with suppress(QueueError):
@@ -293,6 +300,7 @@ class _Books(Collector):
                 self._gaps,
                 sources=sources,
                 destinations=destinations,
+                recovered=recovered,
                 now=self._clock.now(),
                 started_at=self._started_at,
             )

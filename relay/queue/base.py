@@ -328,8 +328,8 @@ class Queue(Protocol):
         """Nothing more can be fetched of a gap; stored durably when this returns.
 
         *lost_until* where Konnect had deleted its events from its start up to that time. Closing a closed gap
-        changes nothing. Raises `NotFound` or `QueueError`; after the latter the gap is open again, here or
-        after a restart.
+        changes nothing. Raises `NotFound`, `Conflict` where another process has the gaps, or `QueueError`;
+        after the last the gap is open again, here or after a restart.
         """
         ...
 

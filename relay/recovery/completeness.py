@@ -62,7 +62,8 @@ class Completeness:
             gauges=metrics,
             log=log,
         )
-        self._expiry = Expiry(queue, clock=clock, log=log)
+        recovered = recovered_sources(settings, self._names())
+        self._expiry = Expiry(queue, recovered=recovered, clock=clock, log=log)
         self._supervisor: Supervisor | None = None
         if settings is not None and settings.token is not None:
             self._supervisor = Supervisor(
@@ -126,6 +127,13 @@ def targets_of(settings: KonnectRecovery, sources: Sequence[str]) -> tuple[Targe
     """The webhooks of the organisation and of the configured Dev Portals."""
     own = Target(settings.source or sources[0])
     return (own, *(Target(portal.source, Scope(portal.id)) for portal in settings.portals))
+
+
+def recovered_sources(settings: KonnectRecovery | None, sources: Sequence[str]) -> frozenset[str]:
+    """Whose gaps the relay is to close: those of a target, and none without a token."""
+    if settings is None or settings.token is None:
+        return frozenset()
+    return frozenset(target.source for target in targets_of(settings, sources))
 
 
 def _hosts(settings: KonnectRecovery) -> Hosts:

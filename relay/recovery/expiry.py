@@ -1,11 +1,12 @@
 """Gaps that nothing can close any more: after seven days Konnect has deleted what they miss.
 
-Owns the one word that is left to say about them: closed, and lost. Needs no access to Konnect.
+Owns the one word that is left to say about them: closed, and lost. Needs no access to Konnect. It is an error
+only where the relay was to fetch them: elsewhere an operator may have done so, and the relay cannot know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -17,6 +18,10 @@ from relay.recovery.answers import rfc3339
 from relay.recovery.plan import RETENTION
 
 _LOOK: Final = 60.0  # seconds
+_NOT_OURS: Final = (
+    "was not recovered by the relay, which has no Konnect token or no webhook for this source; "
+    "whether somebody replayed it, it cannot know"
+)
 
 
 class Gaps(Protocol):
@@ -29,8 +34,10 @@ class Gaps(Protocol):
 class Expiry:
     """May run in several processes at once: what is closed stays as it is."""
 
-    def __init__(self, gaps: Gaps, *, clock: Clock, log: Log) -> None:
+    def __init__(self, gaps: Gaps, *, recovered: Collection[str], clock: Clock, log: Log) -> None:
+        """*recovered*: the sources whose gaps the relay is to close."""
         self._gaps = gaps
+        self._recovered = recovered
         self._clock = clock
         self._log = log
 
@@ -47,11 +54,17 @@ class Expiry:
         for gap in await self._gaps.gaps():
             if gap.id and gap.end <= now - RETENTION:
                 await self._gaps.close_gap(gap.id, at=now, lost_until=gap.end)
-                self._log.error(
-                    "recovery.lost",
-                    gap=gap.id,
-                    source=gap.source,
-                    cause=gap.cause,
-                    start=rfc3339(gap.start),
-                    lost_until=rfc3339(gap.end),
-                )
+                self._tell(gap)
+
+    def _tell(self, gap: Gap) -> None:
+        log = self._log.bind(
+            gap=gap.id,
+            source=gap.source,
+            cause=gap.cause,
+            start=rfc3339(gap.start),
+            lost_until=rfc3339(gap.end),
+        )
+        if gap.source in self._recovered:
+            log.error("recovery.lost")
+        else:
+            log.warning("recovery.not_attempted", detail=_NOT_OURS)

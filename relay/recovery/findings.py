@@ -237,7 +237,7 @@ def _gaps(facts: Facts) -> Iterator[Finding]:
     else:
         urgent, deadline = left < _DAY, f", and deletes the oldest of them in {left / 3600:.0f} h."
     level = Level.PROBLEM if urgent else Level.WARNING
-    step = "konnect-relay konnect recover, or set recovery.konnect.token"
+    step = "konnect-relay konnect recover, then konnect-relay gaps close; or set recovery.konnect.token"
     yield Finding("gaps", level, text + deadline, step)
 
 

@@ -19,7 +19,7 @@ from typing import Literal, Self
 from relay.batch import StoredBatch
 from relay.clock import Clock
 from relay.config.queue import SqliteQueueConfig
-from relay.errors import QueueError
+from relay.errors import Conflict, QueueError
 from relay.model import (
     Batch,
     Books,
@@ -303,6 +303,8 @@ class SqliteQueue:
         self._gaps.note(source, start, end, cause, refusals)
 
     async def close_gap(self, number: int, *, at: float, lost_until: float | None = None) -> None:
+        if self._role == "deliver":
+            raise Conflict("This process only delivers; ask the one that accepts, which has the gaps.")
         self._gaps.close(number, at, lost_until)
         await self._store_small_things()
 

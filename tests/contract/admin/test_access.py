@@ -6,6 +6,7 @@ import pytest
 
 from relay.admin.guard import is_loopback
 from tests.contract.admin.conftest import TOKEN, Admined
+from tests.fakes.events import NOW
 
 GUARDED = ["/metrics", "/api/v1/status", "/api/v1/destinations", "/api/v1/dead-letters", "/api/v1/gaps"]
 
@@ -26,6 +27,16 @@ async def test_without_the_token_nothing_is_changed(admin: Admined) -> None:
 
     assert status == 401
     assert admin.queue.hold("sumo") is None
+
+
+async def test_without_the_token_no_gap_is_closed(admin: Admined) -> None:
+    """It stays open, and recovery goes on."""
+    await admin.queue.open_gap("eu", NOW - 60, NOW, "429")
+
+    status, _ = await admin.ask("POST", "/api/v1/gaps/1/close", Authorization="Bearer wrong")
+
+    assert status == 401
+    assert len(await admin.queue.gaps()) == 1
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/"])

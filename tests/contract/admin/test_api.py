@@ -34,6 +34,8 @@ from tests.fakes.events import NOW, cef
         ("POST", "/api/v1/dead-letters/discard", 400),
         ("POST", "/api/v1/dead-letters/redrive", 400),
         ("POST", "/api/v1/replays", 400),
+        ("POST", "/api/v1/gaps/7/close", 404),
+        ("POST", "/api/v1/gaps/99999999999999999999/close", 404),
     ],
 )
 async def test_a_wrong_request_gets_a_problem(admin: Admined, method: str, path: str, status: int) -> None:
@@ -388,7 +390,8 @@ async def test_where_the_relay_recovers_a_gap_tells_what_is_done(admin: Admined)
     await admin.queue.open_gap("eu", NOW - 9 * 86400, NOW - 8 * 86400, "downtime", refusals=0)
     await admin.queue.open_gap("eu", NOW - 3600, NOW - 1800, "429")
     await admin.queue.close_gap(1, at=NOW, lost_until=NOW - 8 * 86400)
-    admin.control.access = KonnectAccess("eu", recovers=True)
+    admin.control.access = KonnectAccess("eu", recovers=True, portals_by_source={"eu": (None,)})
+    admin.metrics.set_recovered(["eu"])
     doing = Recovering(2, "replaying the hour")
     admin.control.others = [Replica("b2", "1", "all", NOW, "c0ffee", recovering=doing)]
 
@@ -401,6 +404,64 @@ async def test_where_the_relay_recovers_a_gap_tells_what_is_done(admin: Admined)
     assert [gap["id"] for gap in status["gaps"]] == [2]
     assert [(each["open_gaps"], each["lost_gaps"]) for each in status["sources"]] == [(1, 1), (0, 0)]
     assert (await admin.series())['relay_gaps_lost{source="eu"}'] == 1
+
+
+async def test_a_source_without_a_webhook_is_left_to_the_operator(admin: Admined) -> None:
+    """The relay has a token, and yet nobody would ever close it: the call is told, nothing waited for."""
+    await admin.queue.open_gap("us", NOW - 3600, NOW - 1800, "downtime", refusals=0)
+    admin.control.access = KonnectAccess("eu", recovers=True, portals_by_source={"eu": (None,)})
+    doing = Recovering(None, "watching")
+    admin.control.others = [Replica("b2", "1", "all", NOW, "c0ffee", recovering=doing)]
+
+    (gap,) = (await admin.get("/api/v1/gaps"))["data"]
+
+    assert (gap["doing"], len(gap["replay"])) == (None, 1)
+
+
+async def test_a_gap_is_closed_by_hand(admin: Admined) -> None:
+    """For good, once; who did it and why is in the log."""
+    await admin.queue.open_gap("eu", NOW - 3600, NOW - 1800, "downtime", refusals=0)
+
+    status, gap = await admin.ask("POST", "/api/v1/gaps/1/close", {"detail": "replayed it"})
+    again = await admin.ask("POST", "/api/v1/gaps/1/close")
+    await admin.restart()
+
+    assert (status, gap["state"], gap["replay"]) == (200, "closed", [])
+    assert again == (200, gap)
+    assert (await admin.get("/api/v1/gaps"))["data"] == []
+
+
+async def test_closing_a_gap_is_in_the_log_once(admin: Admined) -> None:
+    """With the gap and the reason; closing it again is no news."""
+    await admin.queue.open_gap("eu", NOW - 3600, NOW - 1800, "downtime", refusals=0)
+    for _ in range(2):
+        await admin.ask("POST", "/api/v1/gaps/1/close", {"detail": "replayed it"})
+        await admin.clock.advance(1.0)
+
+    said = [call.kwargs for call in admin.logged.calls if call.kwargs["event"] == "gap.closed_by_hand"]
+
+    assert [(it["gap"], it["source"], it["cause"], it["detail"]) for it in said] == [
+        (1, "eu", "downtime", "replayed it")
+    ]
+
+
+async def test_a_misspelt_reason_closes_nothing(admin: Admined) -> None:
+    """Unknown fields are refused."""
+    await admin.queue.open_gap("eu", NOW - 60, NOW, "429")
+
+    status, _ = await admin.ask("POST", "/api/v1/gaps/1/close", {"detial": "replayed"})
+
+    assert status == 400
+    assert len(await admin.queue.gaps()) == 1
+
+
+async def test_a_process_that_only_delivers_closes_no_gap(admin: Admined) -> None:
+    """The other one has them and would write them back."""
+    await admin.queue.open_gap("eu", NOW - 60, NOW, "429")
+    await admin.restart("deliver")
+
+    assert (await admin.ask("POST", "/api/v1/gaps/1/close"))[0] == 409
+    assert len((await admin.get("/api/v1/gaps"))["data"]) == 1
 
 
 async def test_a_failing_queue_is_a_problem_and_no_stack_trace(admin: Admined) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from relay.admin.control import KonnectAccess
 from relay.model import DestinationState, Hold, HoldReason, Replica, RetryState
 from tests.contract.admin.conftest import Admined
 from tests.fakes.events import NOW
@@ -117,6 +120,39 @@ async def test_open_gaps_have_a_deadline(admin: Admined) -> None:
     assert series['relay_gaps_open{source="eu"}'] == 1
     assert series['relay_gap_loss_deadline_seconds{source="eu"}'] == 6 * 86400
     assert series['relay_gap_loss_deadline_seconds{source="us"}'] == 7 * 86400
+
+
+@pytest.mark.parametrize(("recovered", "days"), [([], 7), (["eu"], 6)])
+async def test_an_update_is_no_deadline_where_nobody_recovers(
+    admin: Admined, recovered: list[str], days: int
+) -> None:
+    """A minute of down time is an open gap, and nothing to page anyone for a week later."""
+    admin.metrics.set_recovered(recovered)
+    await admin.queue.open_gap("eu", NOW - 86400, NOW - 86340, "downtime", refusals=0)
+
+    series = await admin.series()
+
+    assert series['relay_gaps_open{source="eu"}'] == 1
+    assert series['relay_gap_loss_deadline_seconds{source="eu"}'] == days * 86400
+
+
+@pytest.mark.parametrize(("recovered", "lost"), [([], 0), (["us"], 0), (["eu"], 1)])
+async def test_only_what_the_relay_was_to_recover_counts_as_lost(
+    admin: Admined, recovered: list[str], lost: int
+) -> None:
+    """Elsewhere an operator may have replayed it; the state stays lost."""
+    admin.metrics.set_recovered(recovered)
+    admin.control.access = KonnectAccess(
+        "eu", recovers=True, portals_by_source=dict.fromkeys(recovered, (None,))
+    )
+    await admin.queue.open_gap("eu", NOW - 9 * 86400, NOW - 8 * 86400, "downtime", refusals=0)
+    await admin.queue.close_gap(1, at=NOW, lost_until=NOW - 8 * 86400)
+
+    (gap,) = (await admin.get("/api/v1/gaps?include_closed=true"))["data"]
+    eu, _ = (await admin.get("/api/v1/status"))["sources"]
+
+    assert gap["state"] == "lost"
+    assert (await admin.series())['relay_gaps_lost{source="eu"}'] == eu["lost_gaps"] == lost
 
 
 async def test_a_removed_destination_stays_in_the_books_until_it_is_forgotten(admin: Admined) -> None:

@@ -76,6 +76,9 @@ async def test_a_wrong_token_is_a_sentence(command: Command, monkeypatch: pytest
         ("dead-letters", "list", "--reason", "tired"),
         ("replay", "--destination", "sumo"),
         ("replay", "--destination", "sumo", "--from", "-2x"),
+        ("gaps", "close"),
+        ("gaps", "close", "1", "--all"),
+        ("gaps", "close", "0"),
         ("frobnicate",),
     ],
 )
@@ -211,6 +214,41 @@ async def test_discarding_wants_to_be_confirmed(
 
     assert (status, out.strip()) == (1, "")
     assert len((await admin.get("/api/v1/dead-letters"))["data"]) == 1
+
+
+async def test_gaps_are_listed_and_closed(command: Command, admin: Admined) -> None:
+    """Status says how; what is closed is out of the list, and in it where that is asked for."""
+    assert (await command("gaps", "list"))[1] == "No open gaps.\n"
+    await admin.queue.open_gap("eu", NOW - 3600, NOW - 3580, "downtime", refusals=0)
+
+    assert "konnect-relay gaps close 1\n" in (await command("status"))[1]
+    assert "replay it by hand" in (await command("gaps", "list"))[1]
+    status, out, _ = await command("gaps", "close", "1", "--detail", "replayed it")
+
+    assert (status, out.startswith("Gap 1 (eu, "), out.endswith(" is closed.\n")) == (0, True, True)
+    assert await document(command, "gaps", "list") == []
+    assert [it["state"] for it in await document(command, "gaps", "list", "--closed")] == ["closed"]
+
+
+async def test_a_gap_that_is_not_there_is_a_sentence(command: Command) -> None:
+    """What the relay says is what is printed."""
+    assert await command("gaps", "close", "7") == (1, "", "konnect-relay: There is no gap 7.\n")
+
+
+async def test_closing_all_gaps_wants_to_be_confirmed(
+    command: Command, admin: Admined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal and without --yes none is closed."""
+    for source in ("eu", "us"):
+        await admin.queue.open_gap(source, NOW - 60, NOW, "429")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    assert (await command("gaps", "close", "--all"))[0] == 1
+    assert len(await admin.queue.gaps()) == 2
+    closed = await document(command, "gaps", "close", "--all", "--yes")
+
+    assert [(it["id"], it["state"]) for it in closed] == [(1, "closed"), (2, "closed")]
+    assert await admin.queue.gaps() == []
 
 
 async def test_holding_and_resuming(command: Command, admin: Admined) -> None:

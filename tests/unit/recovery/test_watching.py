@@ -146,9 +146,27 @@ async def test_only_what_ended_seven_days_ago_is_lost() -> None:
         Gap(2, "eu", limit - 100, limit + 1, "429", 1),
         Gap(0, "eu", limit - 100, limit, "500", 1),
     )
-    await Expiry(gaps, clock=clock, log=LOG).close_lost()
+    await Expiry(gaps, recovered=["eu"], clock=clock, log=LOG).close_lost()
 
     assert gaps.closed == {1: limit}
+
+
+@pytest.mark.parametrize(
+    ("source", "level", "event"),
+    [("eu", "error", "recovery.lost"), ("us", "warning", "recovery.not_attempted")],
+)
+async def test_what_the_relay_was_not_to_recover_is_no_error(source: str, level: str, event: str) -> None:
+    """It is closed as lost all the same; an operator may have replayed it, which the relay cannot know."""
+    logged, clock = structlog.testing.CapturingLogger(), FakeClock()
+    log = structlog.wrap_logger(logged, processors=[], wrapper_class=structlog.BoundLogger)
+    limit = clock.now() - RETENTION
+    gaps = Gaps(Gap(1, source, limit - 30, limit, "downtime", 0))
+    await Expiry(gaps, recovered=["eu"], clock=clock, log=log).close_lost()
+
+    assert gaps.closed == {1: limit}
+    ((method, _, said),) = logged.calls
+    assert (method, said["event"], said["source"]) == (level, event, source)
+    assert ("was not recovered by the relay" in said.get("detail", "")) is (source == "us")
 
 
 class Received:
