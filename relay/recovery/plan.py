@@ -20,6 +20,7 @@ RETENTION: Final = 7 * 86_400.0
 
 _SLACK: Final = 60.0  # seconds at the far end: clocks differ, and the job starts a little later
 _TAKES_EFFECT: Final = 60.0  # seconds after which Konnect's status must know that we switched it on
+_ASK_AGAIN: Final = 3600.0  # seconds until a webhook is tried that we were not allowed to switch on
 INACTIVE: Final = "inactive"
 
 
@@ -67,6 +68,7 @@ class Hook:
     mended_attempt: float | None = None  # the failed attempt, by Konnect's clock, after which we did
     well: WebhookStatus | None = None  # what Konnect said when it last was enabled and active
     elsewhere: str | None = None  # where it sends to, in words, if that is not here
+    refused_at: float | None = None  # when Konnect last did not let us switch it on
 
     @property
     def is_failing(self) -> bool:
@@ -103,8 +105,9 @@ class Hook:
 
     @property
     def is_ours_to_mend(self) -> bool:
-        """Whether Konnect, not a person, switched it off, and it leads here as far as is known."""
-        return self.is_failing and not self.off_by_hand and self.elsewhere is None
+        """Whether Konnect, not a person, switched it off, it leads here as far as is known, and we may."""
+        refused = self.refused_at is not None and self.polled_at < self.refused_at + _ASK_AGAIN
+        return self.is_failing and not self.off_by_hand and self.elsewhere is None and not refused
 
     @property
     def receives(self) -> bool:

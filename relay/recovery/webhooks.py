@@ -101,13 +101,22 @@ class Webhooks:
         return replace(hook, elsewhere=elsewhere)
 
     async def mend(self, target: Target, hook: Hook) -> Hook:
-        """Switch it on. Raises `KonnectError`."""
-        webhook = await self._api.webhook(target.scope)
-        if webhook.destination_id is None:
-            self._complain(f"{target.scope} has a webhook that only its owner can switch on (version 2)")
-        else:
-            await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
-            self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
+        """Switch it on; a token that may not do so holds up nothing else. Raises `KonnectError`."""
+        try:
+            webhook = await self._api.webhook(target.scope)
+            if webhook.destination_id is None:
+                self._complain(f"{target.scope} has a webhook that only its owner can switch on (version 2)")
+            else:
+                await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
+                self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
+        except KonnectForbidden as error:
+            self._log.error(
+                "webhook.not_switched_on",
+                source=target.source,
+                webhook=str(target.scope),
+                detail=f"{error} Switch it on in Konnect, or give the token the right to.",
+            )
+            return replace(hook, refused_at=self._clock.now())
         # Konnect may call it inactive until the next batch: from here on only a new failure counts.
         attempt = hook.status.last_attempt_at if hook.status is not None else None
         return replace(hook, polled_at=0.0, mended_at=self._clock.now(), mended_attempt=attempt)

@@ -175,6 +175,22 @@ async def test_somebody_switched_the_webhook_off(running: Running, maker: Maker)
     assert running.log.named("webhook.switched_on") == []
 
 
+async def test_the_token_may_not_switch_the_webhook_on(running: Running, maker: Maker) -> None:
+    """That is said, and what is missing is pulled; nothing else waits for somebody to do it."""
+    await some(running, maker)
+    await running.through(MINUTE)
+    running.konnect.faults.add(Fault("PATCH", "*/audit-log-webhook", status=403, times=-1))
+    await failing_batch(running, maker)
+    await running.until(lambda: bool(running.log.named("webhook.not_switched_on")), "the refusal")
+    running.clock.jump(HOUR)
+    await running.until(lambda: bool(running.log.named("recovery.pulled")), "the pull")
+
+    assert running.log.named("webhook.switched_on") == []
+    assert len(running.log.named("webhook.not_switched_on")) <= 2  # once an hour
+    running.konnect.organisation.webhook(Place()).enabled = True
+    await all_is_well(running)
+
+
 async def failing_batch(running: Running, maker: Maker) -> None:
     """Konnect gives up on a batch: for a while it cannot reach the relay."""
     (destination,) = running.konnect.organisation.destinations.values()
