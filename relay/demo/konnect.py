@@ -97,6 +97,7 @@ class DemoKonnect:
         router.add_get("/v3/audit-log-webhook", self._get_webhook)
         router.add_patch("/v3/audit-log-webhook", self._patch_webhook)
         router.add_get("/v3/audit-log-webhook/status", self._status)
+        router.add_get("/v3/audit-log-destinations/demo", self._get_destination)
         router.add_get("/v3/audit-log-replay-job", self._get_job)
         router.add_put("/v3/audit-log-replay-job", self._put_job)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -164,6 +165,9 @@ class DemoKonnect:
 
     async def _get_webhook(self, _: web.Request) -> web.Response:
         return _json({"audit_log_destination_id": "demo", "enabled": self.webhook.enabled})
+
+    async def _get_destination(self, _: web.Request) -> web.Response:
+        return _json({"id": "demo", "name": "demo", "endpoint": self._url})
 
     async def _patch_webhook(self, request: web.Request) -> web.Response:
         self.webhook.enabled = bool(orjson.loads(await request.read()).get("enabled", False))

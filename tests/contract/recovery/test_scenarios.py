@@ -235,9 +235,12 @@ async def test_the_webhook_leads_elsewhere(running: Running, maker: Maker) -> No
         assert running.log.named("recovery.pulled")
         (entry,) = running.log.named("recovery.webhook_elsewhere")
         assert entry["source"] == "konnect"
-        doing = running.relay.replicas()[0].recovering
-        assert doing is not None
-        assert "not to this relay" in doing.detail
+
+        def doing() -> str:
+            recovering = running.relay.replicas()[0].recovering
+            return "" if recovering is None else recovering.detail
+
+        await running.until(lambda: "not to this relay" in doing(), "the status saying so")
 
         webhook = running.konnect.organisation.webhook(Place())
         webhook.enabled, webhook.last_code, webhook.last_attempt_at = False, 500, running.clock.now()
