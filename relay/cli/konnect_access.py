@@ -93,14 +93,7 @@ class Access:
         """Where Konnect's API is."""
         from relay.recovery.api import Hosts
 
-        hosts = Hosts.of_region(self.region)
-        if self.settings is None:
-            return hosts
-        regional, everywhere = self.settings.regional_url, self.settings.global_url
-        return Hosts(
-            regional.reveal() if regional else hosts.regional,
-            everywhere.reveal() if everywhere else hosts.everywhere,
-        )
+        return Hosts.of_region(self.region) if self.settings is None else Hosts.of(self.settings)
 
     def api(self) -> KonnectApi:
         """A client that is to be opened."""

@@ -19,6 +19,7 @@ from typing import Final, Literal, Self, TypeVar
 from urllib.parse import quote
 
 from relay.clock import Clock
+from relay.config.recovery import KonnectRecovery
 from relay.config.secret import Secret
 from relay.recovery.answers import (
     DestinationInfo,
@@ -57,6 +58,16 @@ class Hosts:
         if not re.fullmatch(r"[a-z]{2,12}", region):
             raise ValueError("a region is a word such as us or eu")
         return cls(f"https://{region}.api.konghq.com", "https://global.api.konghq.com")
+
+    @classmethod
+    def of(cls, settings: KonnectRecovery) -> Self:
+        """Those of the region, unless the configuration says otherwise."""
+        hosts = cls.of_region(settings.region)
+        regional, everywhere = settings.regional_url, settings.global_url
+        return cls(
+            regional.reveal() if regional else hosts.regional,
+            everywhere.reveal() if everywhere else hosts.everywhere,
+        )
 
 
 class KonnectApi:

@@ -67,7 +67,7 @@ class Completeness:
         self._supervisor: Supervisor | None = None
         if settings is not None and settings.token is not None:
             self._supervisor = Supervisor(
-                KonnectApi(_hosts(settings), settings.token, clock=clock, timeout=settings.timeout),
+                KonnectApi(Hosts.of(settings), settings.token, clock=clock, timeout=settings.timeout),
                 targets_of(settings, self._names()),
                 queue,
                 leads=leads,
@@ -134,12 +134,3 @@ def recovered_sources(settings: KonnectRecovery | None, sources: Sequence[str]) 
     if settings is None or settings.token is None:
         return frozenset()
     return frozenset(target.source for target in targets_of(settings, sources))
-
-
-def _hosts(settings: KonnectRecovery) -> Hosts:
-    hosts = Hosts.of_region(settings.region)
-    regional, everywhere = settings.regional_url, settings.global_url
-    return Hosts(
-        regional.reveal() if regional else hosts.regional,
-        everywhere.reveal() if everywhere else hosts.everywhere,
-    )
