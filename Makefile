@@ -10,7 +10,7 @@ SAMPLE := $(CURDIR)/config/sample.cef.gz
 LOCK := pip-compile --quiet --no-header --generate-hashes --allow-unsafe --no-strip-extras \
 	--no-emit-index-url --no-emit-find-links
 
-.PHONY: run demo test lint format bench schema lock clean
+.PHONY: run demo test fuzz lint format bench schema lock clean
 .DELETE_ON_ERROR:
 
 run: .venv/.run  ## start a relay on 127.0.0.1:8071 that appends what it gets to ./data/audit.ndjson
@@ -28,6 +28,9 @@ demo: .venv/.run  ## a simulated Konnect, a relay and two SIEMs on this machine;
 
 test: lint  ## everything that CI checks
 	$(BIN)/pytest -n 3 --dist loadfile
+
+fuzz: .venv/.dev  ## the property tests with other random input each time, for some minutes; ARGS="-k cef"
+	$(BIN)/pytest -n 2 --hypothesis-profile=search -m hypothesis $(ARGS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

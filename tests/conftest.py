@@ -7,6 +7,13 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import settings
+
+# A run of the suite tells whether this code is right, the same each time; `make fuzz` looks for what nobody
+# has thought of. A busy machine is no reason to fail, hence no deadline.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=3_000, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
 
 IN_CI = bool(os.environ.get("RELAY_CI"))
 

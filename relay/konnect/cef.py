@@ -155,7 +155,8 @@ def _new_layout(kind: EventType, keys: Sequence[str]) -> _Layout:
     return _Layout(
         places=None if len(read) == len(keys) else found.fields,
         konnects=tuple(at for at, key in enumerate(keys) if key in KONNECTS),
-        typed=(_IN_HEADER, *(key for key in read if key in TYPED)),
+        # An extension that is called as a field of the header is unknown, and stays text.
+        typed=(_IN_HEADER, *(key for key in read if key in TYPED and key in KNOWN)),
         has_unknown=not KNOWN.issuperset(read),
         doubtful=found.doubtful,
     )

@@ -39,6 +39,8 @@ def damaged(draw: st.DrawFn) -> bytes:
         b"null",
         b" sig=",
         b" rt=1 x=",
+        b" severity=",
+        b'" severity":',
         b"\\ud800",
     ]
     return line[:start] + draw(st.sampled_from(pieces)) + line[end:]

@@ -284,6 +284,20 @@ def test_a_shorter_head_is_understood(head: bytes, stamp: str | None) -> None:
     assert read(head + b"CEF:0|K|K|1|c|Ingress|1|rt=1750280481992").event_ts == stamp
 
 
+@pytest.mark.parametrize("value", ["", "7", "no-number"])
+@pytest.mark.parametrize("header", ["", "6", "no-number"])
+def test_an_extension_called_as_the_severity_of_the_header_is_text(header: str, value: str) -> None:
+    """Hypothesis found the first of them in CI: the header's was taken out twice."""
+    line = f"CEF:0|KongInc|Konnect|1.0|konnect|Authz.portals|{header}|severity={value} rt=1750280481992"
+
+    record = parse(line.encode())
+
+    assert record is not None
+    assert record.severity == (6 if header == "6" else None)
+    assert ("severity", value) in record.extra
+    assert record.rt == 1_750_280_481_992
+
+
 def test_escapes_in_a_header_are_undone() -> None:
     """As by the CEF standard, though Konnect has not been seen to use them."""
     record = read(rb"CEF:0|K\|1|K\\|1|c|a\b|1|rt=1750280481992 src=a\|b")
