@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -41,7 +41,6 @@ from relay.queue.base import Queue
 from relay.queue.fates import Wanted
 from relay.recovery.completeness import Completeness, targets_of
 from relay.signing.checker import Checker
-from relay.signing.desk import Desk
 from relay.signing.fetch import with_token
 from relay.signing.keeper import Fetch
 
@@ -84,7 +83,11 @@ class Relay:
         self._clock = clock
         self._log = log
         self._rng = Random()  # noqa: S311 - spreads retries, keeps no secret
-        self._checker = Checker(clock=clock, metrics=metrics, log=log, fetch=_keys_fetcher(config))
+        # Whoever accepts asks it, too, whether a stored event stands for one that is signed otherwise.
+        self._checker = Checker(
+            clock=clock, metrics=metrics, log=log, fetch=_keys_fetcher(config), writes=role != "ingest"
+        )
+        queue.judge_by(self._checker)
         self._views = Views(self._checker)
         self._deliveries: dict[str, _Delivery] = {}
         self._workers: asyncio.TaskGroup | None = None
@@ -114,7 +117,7 @@ class Relay:
         self._metrics.set_recovered(self.konnect().recovered)
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
-            self._checker.follow(await self._prepare_checks(self._config))
+            self._checker.follow(await self._checker.prepare(self._config))
             background = [
                 workers.create_task(self._presence.run(), name="presence"),
                 workers.create_task(self._checker.run(), name="keys"),
@@ -152,9 +155,6 @@ class Relay:
         left = grace * (1 - _INGEST_SHARE)
         await asyncio.gather(*[self._let_go(each, left) for each in self._deliveries.values()])
         await self._admin.stop()
-
-    async def _prepare_checks(self, config: Config) -> Mapping[str, Desk]:
-        return {} if self._role == "ingest" else await self._checker.prepare(config)
 
     async def _let_go(self, delivery: _Delivery, grace: float) -> None:
         await delivery.worker.stop(grace)
@@ -230,7 +230,7 @@ class Relay:
         wanted = {config.name: config for config in new.destinations}
         stale = [name for name, each in self._deliveries.items() if wanted.get(name) != each.config]
         fresh = [each for name, each in wanted.items() if name in stale or name not in self._deliveries]
-        desks = await self._prepare_checks(new)
+        desks = await self._checker.prepare(new)
         prepared = await self._prepare(fresh)
         await self.queue.set_sources(windows(new.sources))
 
@@ -279,8 +279,11 @@ class Relay:
         return oldest_accepting(self.replicas()) == self._replica
 
     def sources(self) -> Sequence[ConfiguredSource]:
-        names = [source.name for source in self._config.sources]
-        return [ConfiguredSource(name, f"/audit-logs/{name}", self._checker.status(name)) for name in names]
+        checks = self._role != "ingest"  # there only to judge duplicates
+        return [
+            ConfiguredSource(name, f"/audit-logs/{name}", self._checker.status(name) if checks else None)
+            for name in self._names()
+        ]
 
     def konnect(self) -> KonnectAccess:
         if self._config.recovery is None:

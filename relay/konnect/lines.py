@@ -64,18 +64,19 @@ def event_ids(lines: Sequence[bytes], ordinals: Sequence[int] | None = None) -> 
     """
     digests = [sha256(identity(line)).hexdigest()[:32] for line in lines]
     if ordinals is not None:
-        return [_numbered(digest, n) for digest, n in zip(digests, ordinals, strict=True)]
+        return [numbered(digest, n) for digest, n in zip(digests, ordinals, strict=True)]
     if len(set(digests)) == len(digests):
         return digests
     seen: Counter[str] = Counter()
     ids = []
     for digest in digests:
-        ids.append(_numbered(digest, seen[digest]))
+        ids.append(numbered(digest, seen[digest]))
         seen[digest] += 1
     return ids
 
 
-def _numbered(digest: str, ordinal: int) -> str:
+def numbered(digest: str, ordinal: int) -> str:
+    """A digest with the ordinal of the event among its twins."""
     return f"{digest}-{ordinal}" if ordinal else digest
 
 

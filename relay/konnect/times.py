@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from relay.model import Event
 
 # Thirteen digits: 2001 to 2286. Kong's documentation also prints `3958q3097698` and 14 digits.
-_DIGITS = 13
+DIGITS: Final = 13
 _CEF_FIRST = b"|rt="  # Konnect writes rt right behind the header,
 _CEF_LATER = re.compile(rb" rt=(\d{13})")  # but warns not to depend on it
 _JSON_NUMBER = b'"rt":'
@@ -44,7 +45,7 @@ def line_time(line: bytes, received_at: float) -> int:
         rt, stamp = _JSON_RT.search(line), _JSON_STAMP.search(line)
     else:
         rt, stamp = _CEF_RT.match(line, _end_of_header(line)), _CEF_STAMP.match(line)
-    if rt is not None and len(rt[1]) == _DIGITS:
+    if rt is not None and len(rt[1]) == DIGITS:
         return int(rt[1])
     if stamp is not None:
         try:
@@ -74,22 +75,24 @@ def event_time(identity: bytes) -> int | None:
     """Milliseconds since the epoch by the event's `rt`, or None when that is not 13 digits."""
     marker, otherwise = (_JSON_NUMBER, _JSON_STRING) if identity[:1] == b"{" else (_CEF_FIRST, _CEF_LATER)
     at = identity.find(marker)
-    digits = identity[at + len(marker) : at + len(marker) + _DIGITS]
-    if at >= 0 and len(digits) == _DIGITS and digits.isdigit():
+    digits = identity[at + len(marker) : at + len(marker) + DIGITS]
+    if at >= 0 and len(digits) == DIGITS and digits.isdigit():
         return int(digits)
     found = otherwise.search(identity)
     return int(found[1]) if found else None
 
 
-def event_stamps(lines: Sequence[bytes]) -> list[bytes] | None:
-    """The digits of `event_time` for each event where all stand as Konnect writes them, or None.
+def since_event_time(lines: Sequence[bytes], end: int) -> list[bytes] | None:
+    """Each line from the digits of its `event_time` on, without its last *end* bytes.
 
-    The short cut for whole batches: as digits of equal length they compare like numbers.
+    The short cut for whole batches; None where not all times stand as Konnect writes them. As they begin
+    with digits of equal length, these compare like their times.
     """
-    marker = _JSON_NUMBER if lines[0][:1] == b"{" else _CEF_FIRST
-    size = len(marker)
-    end = size + _DIGITS
-    stamps = [i[(at := i.find(marker)) + size : at + end] for i in lines]
-    joined = b"".join(stamps)
-    # Where the marker is missing, the bytes come from the line's beginning and are no digits.
-    return stamps if len(joined) == _DIGITS * len(stamps) and joined.isdigit() else None
+    marker = _marker(lines[0])
+    rests = [line.partition(marker)[2][:-end] for line in lines]
+    stamps = b"".join([rest[:DIGITS] for rest in rests])
+    return rests if len(stamps) == DIGITS * len(rests) and stamps.isdigit() else None
+
+
+def _marker(line: bytes) -> bytes:
+    return _JSON_NUMBER if line[:1] == b"{" else _CEF_FIRST

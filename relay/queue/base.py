@@ -35,6 +35,7 @@ from relay.model import (
     RetryState,
     Settlement,
 )
+from relay.queue.dedup.judge import Judge
 
 
 class Observer(Protocol):
@@ -225,6 +226,13 @@ class Queue(Protocol):
 
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
         """Make sources known, each with its deduplication window in seconds or None."""
+        ...
+
+    def judge_by(self, judge: Judge) -> None:
+        """Whom to ask, from now on, where events say the same and are signed otherwise.
+
+        Until then only events with equal ids are the same.
+        """
         ...
 
     async def append_wait(self, after: int) -> int:

@@ -43,11 +43,15 @@ _NUMBERS: Final = {result: n for n, result in enumerate(_RESULTS)}
 class Checker:
     """One for all destinations of a process. Without a source that is checked it costs nothing."""
 
-    def __init__(self, *, clock: Clock, metrics: Metrics, log: Log, fetch: Fetch = fetch) -> None:
+    def __init__(
+        self, *, clock: Clock, metrics: Metrics, log: Log, fetch: Fetch = fetch, writes: bool = True
+    ) -> None:
+        """*writes*: whether the keys are kept on disk, which only one process does."""
         self._clock = clock
         self._metrics = metrics
         self._log = log
         self._fetch = fetch
+        self._writes = writes
         self._desks: Mapping[str, Desk] = {}
         self._locks: dict[int, asyncio.Lock] = {}
         self._found: OrderedDict[int, bytes] = OrderedDict()  # a byte for each event
@@ -80,7 +84,13 @@ class Checker:
         assert wanted.jwks is not None  # noqa: S101 - the configuration has checked it; these tell mypy
         assert wanted.mode != "off"  # noqa: S101
         keeper = KeyKeeper(
-            source.name, wanted.jwks, cache=cache, fetch=self._fetch, clock=self._clock, log=self._log
+            source.name,
+            wanted.jwks,
+            cache=cache,
+            writes=self._writes,
+            fetch=self._fetch,
+            clock=self._clock,
+            log=self._log,
         )
         await keeper.open()
         return Desk(wanted.mode, wanted, keeper)
@@ -101,6 +111,20 @@ class Checker:
         """What was found of a source; None where it is not checked."""
         desk = self._desks.get(source)
         return None if desk is None else desk.status
+
+    # Judging, as `relay.queue.dedup.judge` has it
+
+    def checks(self, source: str) -> bool:
+        """Whether anybody looks at the signatures of this source."""
+        return source in self._desks
+
+    def verified(self, source: str, lines: Sequence[bytes]) -> Sequence[bool]:
+        """Which of the lines are signed by a key that is at hand. Any thread may ask; nothing is counted."""
+        desk = self._desks.get(source)
+        if desk is None:  # nobody looks any more
+            return [True] * len(lines)
+        results = desk.verify(lines, desk.keeper.ring.keys)
+        return [result is SignatureResult.VERIFIED for result in results]
 
     # Checking
 

@@ -27,6 +27,7 @@ from relay.queue.jetstream.link import MESSAGE_ID, Outgoing
 VERSION: Final = 1
 BATCH: Final = "Relay-Batch"
 HASHES: Final = "Relay-Hashes"
+_HASH: Final = 2  # which kind of hashes; the first kind, which covered signatures, was not named
 
 
 def token(name: str) -> str:
@@ -71,6 +72,7 @@ class Meta:
     ordinals: tuple[int, ...] | None
     replica: str  # which one accepted it
     number: int = 0  # of the next event at least, where the cluster lost what was counted before
+    former: bool = False  # the hashes are of the kind that covers signatures
 
     @property
     def count(self) -> int:
@@ -141,6 +143,8 @@ def _message(
         about["dup"] = duplicates
     if stamp.ordinals and any(stamp.ordinals):
         about["ord"] = list(stamp.ordinals)
+    if stamp.hashes:
+        about["hash"] = _HASH
     headers = {BATCH: orjson.dumps(about).decode()}
     if stamp.hashes:
         headers[HASHES] = stamp.hashes
@@ -178,6 +182,7 @@ def decode(message: Message) -> Meta:
             ordinals=tuple(about["ord"]) if "ord" in about else None,
             replica=str(about.get("by", "")),
             number=int(about.get("number", 0)),
+            former=HASHES in message.headers and about.get("hash") != _HASH,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise NotABatch(f"message {message.seq} of the stream is no batch of a relay") from error

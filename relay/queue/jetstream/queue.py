@@ -29,6 +29,7 @@ from relay.queue.base import (
     ReaderInfo,
     StoredDeadLetter,
 )
+from relay.queue.dedup.judge import Judge
 from relay.queue.jetstream.accounts import PREFIX as ACCOUNTS
 from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.appending import Appending
@@ -282,6 +283,9 @@ class JetStreamQueue:
 
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
         self._dedup.set_sources(deduplicate)
+
+    def judge_by(self, judge: Judge) -> None:
+        self._dedup.judge_by(judge)
 
     async def append_wait(self, after: int) -> int:
         return await self._log.append_wait(after)

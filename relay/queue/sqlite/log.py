@@ -7,12 +7,15 @@ statement lets go of the interpreter lock and has to win it back from a busy eve
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from relay.batch import StoredBatch
 from relay.model import Batch, Format, Receipt
 from relay.queue.dedup.fingerprint import Fingerprint, ordinals
+from relay.queue.dedup.names import names_of
 from relay.queue.dedup.parts import with_lines
 from relay.queue.sqlite.dedup import Search
 from relay.queue.sqlite.rows import COLUMNS, BatchRow, make_row
@@ -33,6 +36,14 @@ class Request:
     spans: Sequence[Spans]  # where its events are to be found again; empty where that is not wanted
     suspicious: bool  # some of its events may have been accepted before
     since: float  # events accepted before this time (seconds since the epoch) are no duplicates
+    vouched: Mapping[bytes, bool] | None = None  # which stored lines are signed; None: nobody checks
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """Nothing was appended: what is new of the request depends on the signatures of these stored lines."""
+
+    lines: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +66,35 @@ class EventLog:
         self._times: list[tuple[int, int, int, int, int]] = []
         self._search = Search()
 
-    def append(self, connection: sqlite3.Connection, request: Request) -> Appended:
+    def append(self, connection: sqlite3.Connection, request: Request) -> Appended | Undecided:
         """Stage a request's batches, without the events that were accepted before where that is suspected."""
         total = sum(batch.count for batch in request.batches)
         numbered = ordinals(request.prints) if request.suspicious or len(request.prints) > 1 else None
         kept = []
+        undecided: set[bytes] = set()
+        twins: Counter[str] = Counter()
         for n, batch in enumerate(request.batches):
             each = request.prints[n] if request.prints else None
             numbers = numbered[n] if numbered else None
             if each is not None and request.suspicious:
                 self.flush(connection)  # requests earlier in this transaction must be found, too
                 known = self._search.known(
-                    connection, request.source, each, request.spans[n], request.since, numbers
+                    connection,
+                    request.source,
+                    each,
+                    request.spans[n],
+                    request.since,
+                    names_of(each.lines, numbers, twins=twins),
+                    request.vouched,
                 )
-                if len(known) == batch.count:
+                undecided |= known.undecided
+                if len(known.indices) == batch.count:
                     continue
-                if known:
-                    batch, numbers = _without(batch, each, known, numbers)
+                if known.indices:
+                    batch, numbers = _without(batch, each, known.indices, numbers)
             kept.append((batch, request.spans[n] if request.spans else None, numbers))
+        if undecided:
+            return Undecided(frozenset(undecided))
         # Staged only now, so that twins in two batches of this request do not find each other.
         return _appended([self._store(request, *each) for each in kept], total)
 
@@ -126,7 +148,7 @@ def _insert(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[obje
 
 
 def _without(
-    batch: Batch, each: Fingerprint, known: frozenset[int], numbers: list[int] | None
+    batch: Batch, each: Fingerprint, known: AbstractSet[int], numbers: list[int] | None
 ) -> tuple[Batch, list[int] | None]:
     """The batch without the events at the indices *known*; twins keep the ordinals they had."""
     keep = [i for i in range(len(each.lines)) if i not in known]

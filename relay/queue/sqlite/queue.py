@@ -14,6 +14,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Literal, Self
 
 from relay.batch import StoredBatch
@@ -40,13 +41,14 @@ from relay.queue.base import (
     ReaderInfo,
     StoredDeadLetter,
 )
+from relay.queue.dedup.judge import Judge, NoJudge, vouch
 from relay.queue.sqlite import deadletters
 from relay.queue.sqlite.accounts import Progress
 from relay.queue.sqlite.alone import OnlyReplica, OwnLease
 from relay.queue.sqlite.database import FileLock, open_database
 from relay.queue.sqlite.gaps import ALIVE, Gaps
 from relay.queue.sqlite.gaps import COLUMNS as GAP_COLUMNS
-from relay.queue.sqlite.log import Appended, EventLog
+from relay.queue.sqlite.log import Appended, EventLog, Request, Undecided
 from relay.queue.sqlite.quarantine import Quarantine
 from relay.queue.sqlite.roster import Roster
 from relay.queue.sqlite.rows import BatchRow
@@ -86,6 +88,7 @@ class SqliteQueue:
         self._max_bytes = config.max_bytes
         self._windows_by_name = dict(deduplicate)
         self._sources = Sources(connection)
+        self._judge: Judge = NoJudge()
         self._tail = Tail(connection)
         self._gaps = Gaps(connection)
         self._corrupt = 0
@@ -163,23 +166,33 @@ class SqliteQueue:
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
         await self._sources.make_known(self._writer, deduplicate)
 
+    def judge_by(self, judge: Judge) -> None:
+        self._judge = judge
+
     # -- intake ------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Batch]) -> Receipt:
         if not batches:
             return Receipt(0, 0)
         self._space.admit(sum([len(batch.payload) for batch in batches]))
-        request = await self._sources.request(batches)
-
-        def committed(appended: Appended) -> None:
-            self._appended(request.source_name, batches[0].received_at, appended)
-
+        source = batches[0].source
+        request = await self._sources.request(batches, checked=self._judge.checks(source))
         try:
-            appended = await self._writer.submit(lambda c: self._log.append(c, request), committed)
+            while isinstance(outcome := await self._submit(request), Undecided):
+                # Outside of the transaction: others have theirs meanwhile. Each turn knows of more lines.
+                found = await vouch(self._judge, source, outcome.lines)
+                request = replace(request, vouched={**(request.vouched or {}), **found})
         except QueueError:
             self._sources.failed(request)
             raise
-        return appended.receipt
+        return outcome.receipt
+
+    async def _submit(self, request: Request) -> Appended | Undecided:
+        def committed(outcome: Appended | Undecided) -> None:
+            if isinstance(outcome, Appended):
+                self._appended(request.source_name, request.batches[0].received_at, outcome)
+
+        return await self._writer.submit(lambda c: self._log.append(c, request), committed)
 
     def _appended(self, source: str, at: float, appended: Appended) -> None:
         for batch in appended.stored:

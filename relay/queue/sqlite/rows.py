@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from relay import gzipped
 from relay.batch import StoredBatch
 from relay.gzipped import crc32
-from relay.konnect.lines import event_ids
+from relay.konnect.content import content_names
 from relay.model import Batch, Format
+from relay.queue.dedup.names import Names, names_of
 
 COLUMNS = "sequence, received_at, source, count, formats, checksum, ordinals, payload"
 
@@ -39,12 +40,22 @@ class BatchRow(NamedTuple):
             received_at=self.received_at,
             count=self.events,
             payload=self.payload,
-            ordinals=None if self.ordinals is None else decode_ordinals(self.ordinals),
+            ordinals=self._ordinals(),
         )
 
-    def ids(self) -> list[str]:
-        lines = gzipped.decompress(self.payload).split(b"\n")[:-1]
-        return event_ids(lines, None if self.ordinals is None else decode_ordinals(self.ordinals))
+    def names(self) -> Names:
+        return names_of(self._lines(), self._ordinals())
+
+    def by_content(self) -> dict[str, bytes]:
+        """The lines by what they say."""
+        lines = self._lines()
+        return dict(zip(content_names(lines, self._ordinals()), lines, strict=True))
+
+    def _lines(self) -> list[bytes]:
+        return gzipped.decompress(self.payload).split(b"\n")[:-1]
+
+    def _ordinals(self) -> list[int] | None:
+        return None if self.ordinals is None else decode_ordinals(self.ordinals)
 
 
 def _is_blob(value: object) -> bool:

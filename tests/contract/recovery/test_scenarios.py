@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
-from relay.model import Recovering
+from relay.model import Reason, Recovering
 from tests.contract.recovery.running import AUTHORIZATION, Running
 from tests.fakes.clock import FakeClock
+from tests.fakes.judging import forged
 from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Maker, Place
+from tests.fakes.konnect.writing import LogFormat, jwks, line
 from tests.fakes.siem import Siem
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
@@ -348,14 +351,58 @@ async def test_a_replay_that_is_refused_in_part_is_run_again(running: Running, m
     }
 
 
-async def test_a_replay_that_is_signed_anew_loses_nothing(running: Running, maker: Maker) -> None:
-    """Should Konnect do that, which nobody knows, the ids differ: what had come before comes once more."""
-    running.konnect.sender.restamps = True
-    await some(running, maker)
-    await down(running, maker, MINUTE, every=MINUTE)
+@pytest.mark.parametrize("mode", ["off", "tag", "quarantine"])
+@pytest.mark.parametrize("log_format", ["cef", "json", "cps"])
+async def test_a_replay_that_is_signed_anew_brings_nothing_twice(
+    tmp_path: Path,
+    clock: FakeClock,
+    konnect: FakeKonnect,
+    siem: Siem,
+    maker: Maker,
+    mode: str,
+    log_format: LogFormat,
+) -> None:
+    """Should Konnect stamp and sign anew, which nobody knows: whether signatures are checked or not."""
+    signatures = {"mode": mode} if mode == "off" else {"mode": mode, "jwks": jwks()}
+    source = {"name": "konnect", "authorization": AUTHORIZATION, "signatures": signatures}
+    async with Running(tmp_path, clock, konnect, siem, sources=[source]) as running:
+        bind(running)
+        (destination,) = konnect.organisation.destinations.values()
+        destination.log_format = log_format
+        await some(running, maker)
+        await down(running, maker, MINUTE, every=MINUTE)
 
-    await running.recovered()
-    assert running.kept() <= running.arrived().keys()
+        await all_is_well(running)
+        assert any(sending.replay for sending in konnect.sender.sendings)
+        assert running.queue.duplicates()["konnect"] >= 20
+
+
+async def test_a_forgery_hides_nothing_from_a_replay(
+    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem, maker: Maker
+) -> None:
+    """Somebody who may send has sent what Konnect could not, under signatures of his own."""
+    source = {
+        "name": "konnect",
+        "authorization": AUTHORIZATION,
+        "signatures": {"mode": "quarantine", "jwks": jwks()},
+    }
+    async with Running(tmp_path, clock, konnect, siem, sources=[source]) as running:
+        bind(running)
+        await some(running, maker)
+        missed = maker.some(10, at=clock.now())
+        lines = [forged(line(event, "cef", stamp=clock.now())) for event in missed]
+        url = f"http://127.0.0.1:{running.port}/audit-logs/konnect"
+        headers = {"Authorization": AUTHORIZATION}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(url, data=b"\n".join(lines), headers=headers) as answer,
+        ):
+            assert answer.status == 200
+        konnect.record(missed)
+        await down(running, maker, MINUTE, every=MINUTE)
+
+        await all_is_well(running)
+        assert running.queue.books("siem").dead_by_reason == {Reason.SIGNATURE: 10}
 
 
 async def test_a_status_that_is_not_for_us_is_told_once(running: Running, maker: Maker) -> None:
