@@ -41,13 +41,13 @@ class KonnectAccess:
     region: str | None = None  # None: not configured
     recovers: bool = False  # it has a token, so gaps are closed by the relay
     margin: float = 120.0  # seconds around a gap
-    portals_by_source: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
-    """The webhooks that bring a source's events: None is the organisation's."""
+    webhooks: Mapping[str, str | None] = field(default_factory=dict)
+    """By source, which has one at most: a Dev Portal's, by its id, or the organisation's (None)."""
 
     @property
     def recovered(self) -> frozenset[str]:
         """The sources whose gaps the relay is to close."""
-        return frozenset(self.portals_by_source) if self.recovers else frozenset()
+        return frozenset(self.webhooks) if self.recovers else frozenset()
 
 
 class RelayControl(Protocol):

@@ -89,20 +89,20 @@ def _doing(gap: Gap, doing: Recovering | None) -> str | None:
 
 
 def _calls(gap: Gap, konnect: KonnectAccess, now: float) -> tuple[str, ...]:
-    """The replay of the gap, for each webhook that brings this source's events."""
+    """The replay of the gap by the webhook that brings this source's events."""
     start = max(gap.start - konnect.margin, now - KONNECT_RETENTION + 60.0)
     end = min(gap.end + konnect.margin, now)
     if start >= end:
         return ()
     body = orjson.dumps({"start_at": rfc3339(start), "end_at": rfc3339(end)}).decode()
-    portals = konnect.portals_by_source.get(gap.source)
+    portal = konnect.webhooks.get(gap.source)
     region = konnect.region or _UNKNOWN_REGION
-    return tuple(
+    call = (
         f"curl -X PUT https://{region}.api.konghq.com/v3{_portal(portal)}/audit-log-replay-job"
         ' -H "Authorization: Bearer $KONNECT_TOKEN" -H "Content-Type: application/json"'
         f" -d '{body}'"
-        for portal in (portals if portals is not None else (None,))
     )
+    return (call,)
 
 
 def _portal(portal: str | None) -> str:

@@ -371,13 +371,14 @@ async def test_gaps_are_listed(admin: Admined) -> None:
 async def test_without_a_token_a_gap_tells_the_call_to_make(admin: Admined) -> None:
     """The window has a margin and begins with what Konnect still has; nothing secret is in it."""
     await admin.queue.open_gap("eu", NOW - 3600, NOW - 1800, "429")
-    admin.control.access = KonnectAccess("eu", margin=60.0, portals_by_source={"eu": (None, "p1")})
+    await admin.queue.open_gap("us", NOW - 60, NOW - 30, "429")
+    admin.control.access = KonnectAccess("eu", margin=60.0, webhooks={"eu": None, "us": "p1"})
 
-    (gap,) = (await admin.get("/api/v1/gaps"))["data"]
+    gap, other = (await admin.get("/api/v1/gaps"))["data"]
 
     assert (gap["state"], gap["age_seconds"], gap["deadline_seconds"]) == ("open", 3600, 7 * 86400 - 3600)
     assert gap["doing"] is None
-    organisation, portal = gap["replay"]
+    (organisation,), (portal,) = gap["replay"], other["replay"]
     assert "https://eu.api.konghq.com/v3/audit-log-replay-job" in organisation
     assert "https://eu.api.konghq.com/v3/portals/p1/audit-log-replay-job" in portal
     body = json.loads(organisation.split(" -d ")[1].strip("'"))
@@ -390,7 +391,7 @@ async def test_where_the_relay_recovers_a_gap_tells_what_is_done(admin: Admined)
     await admin.queue.open_gap("eu", NOW - 9 * 86400, NOW - 8 * 86400, "downtime", refusals=0)
     await admin.queue.open_gap("eu", NOW - 3600, NOW - 1800, "429")
     await admin.queue.close_gap(1, at=NOW, lost_until=NOW - 8 * 86400)
-    admin.control.access = KonnectAccess("eu", recovers=True, portals_by_source={"eu": (None,)})
+    admin.control.access = KonnectAccess("eu", recovers=True, webhooks={"eu": None})
     admin.metrics.set_recovered(["eu"])
     doing = Recovering(2, "replaying the hour")
     admin.control.others = [Replica("b2", "1", "all", NOW, "c0ffee", recovering=doing)]
@@ -409,7 +410,7 @@ async def test_where_the_relay_recovers_a_gap_tells_what_is_done(admin: Admined)
 async def test_a_source_without_a_webhook_is_left_to_the_operator(admin: Admined) -> None:
     """The relay has a token, and yet nobody would ever close it: the call is told, nothing waited for."""
     await admin.queue.open_gap("us", NOW - 3600, NOW - 1800, "downtime", refusals=0)
-    admin.control.access = KonnectAccess("eu", recovers=True, portals_by_source={"eu": (None,)})
+    admin.control.access = KonnectAccess("eu", recovers=True, webhooks={"eu": None})
     doing = Recovering(None, "watching")
     admin.control.others = [Replica("b2", "1", "all", NOW, "c0ffee", recovering=doing)]
 
