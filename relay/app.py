@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from relay import __version__
-from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess
+from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess, PulledSpan
 from relay.admin.server import AdminServer
 from relay.clock import Clock
 from relay.config.agreement import agreement
@@ -237,6 +237,18 @@ class Relay:
             if config.name == destination:
                 return wanted(config.filter)
         return wanted(Filter())
+
+    async def pull(self, start: float, end: float, region: str | None) -> PulledSpan:
+        if self._completeness is None:
+            raise Conflict("this process only delivers; ask one that accepts")
+        settings = None if self._config.recovery is None else self._config.recovery.konnect
+        if settings is None or self._completeness.by_hand is None:
+            raise Conflict("the relay has no token of Konnect's to pull with; set recovery.konnect.token")
+        if region not in (None, settings.region):
+            raise Conflict(f"the relay's region is {settings.region}, not {region}")
+        by_hand = self._completeness.by_hand
+        pulled = await by_hand.pull(start, end)
+        return PulledSpan(by_hand.source, pulled.entries, pulled.accepted, pulled.complete)
 
     async def hold(self, destination: str, detail: str) -> None:
         self._require_sight()

@@ -57,6 +57,7 @@ class Api:
         router.add_post("/api/v1/replays", self._replay)
         router.add_get("/api/v1/gaps", self._gaps)
         router.add_post(r"/api/v1/gaps/{id:\d{1,18}}/close", self._close_gap)
+        router.add_post("/api/v1/pulls", self._pull)
         router.add_get("/api/v1/events", self._events)
 
     # -- status
@@ -170,6 +171,11 @@ class Api:
                 )
             return json_response(status)
         raise NotFound(f"There is no gap {wanted}.")
+
+    async def _pull(self, request: Request) -> Response:
+        """Answered when everything is appended, which may take minutes."""
+        asked = await asking.read_body(request, asking.Pull)
+        return json_response(await self._control.pull(asked.start, asked.end, asked.region))
 
     async def _events(self, request: Request) -> StreamResponse:
         asked = asking.read_query(request, asking.EventQuery)

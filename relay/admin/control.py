@@ -50,6 +50,16 @@ class KonnectAccess:
         return frozenset(self.webhooks) if self.recovers else frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class PulledSpan:
+    """What pulling a span of the organisation's log brought."""
+
+    source: str
+    entries: int  # of the log
+    accepted: int  # of these, what had not come before
+    complete: bool  # False: some entries could not be reached
+
+
 class RelayControl(Protocol):
     """A running relay as its operators see it.
 
@@ -79,6 +89,14 @@ class RelayControl(Protocol):
 
     def konnect(self) -> KonnectAccess:
         """What is known of Konnect's side."""
+        ...
+
+    async def pull(self, start: float, end: float, region: str | None) -> PulledSpan:
+        """Append what the organisation's log holds of a span and was never received.
+
+        Raises `Conflict` where this process accepts nothing, has no token of Konnect's, or one of another
+        region than *region*; `RelayError` where Konnect does not give the log.
+        """
         ...
 
     async def hold(self, destination: str, detail: str) -> None:

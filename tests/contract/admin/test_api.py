@@ -34,6 +34,7 @@ from tests.fakes.events import NOW, cef
         ("POST", "/api/v1/dead-letters/discard", 400),
         ("POST", "/api/v1/dead-letters/redrive", 400),
         ("POST", "/api/v1/replays", 400),
+        ("POST", "/api/v1/pulls", 400),
         ("POST", "/api/v1/gaps/7/close", 404),
         ("POST", "/api/v1/gaps/99999999999999999999/close", 404),
     ],
@@ -496,3 +497,16 @@ async def test_a_change_is_found_in_the_log(admin: Admined) -> None:
     (line,) = admin.logged.calls
     assert (line.kwargs["event"], line.kwargs["path"]) == ("admin.request", "/api/v1/destinations/sumo/hold")
     assert (line.kwargs["status"], line.kwargs["remote"]) == (200, "127.0.0.1")
+
+
+async def test_a_span_is_pulled_for_an_operator(admin: Admined) -> None:
+    """What came of it is answered once everything is in the queue; of another region there is no log here."""
+    admin.control.access = KonnectAccess("eu", recovers=True, webhooks={"eu": None})
+    span = {"from": "2026-11-17T00:00:00Z", "to": "2026-11-18T00:00:00Z"}
+
+    status, answer = await admin.ask("POST", "/api/v1/pulls", {**span, "region": "eu"})
+    refused, problem = await admin.ask("POST", "/api/v1/pulls", {**span, "region": "us"})
+
+    assert (status, answer) == (200, {"source": "eu", "entries": 3, "accepted": 2, "complete": True})
+    assert admin.control.pulled == [(parse_rfc3339(span["from"]), parse_rfc3339(span["to"]))]
+    assert (refused, "not us" in problem["detail"]) == (409, True)
