@@ -66,7 +66,10 @@ async def test_from_setup_to_teardown_with_a_real_relay(
         command.config["sources"][0]["authorization"].append({"file": str(tmp_path / "second")})
         relay.configure(command.config)
         relay.signal(signal.SIGHUP)
-        await command.document("rotate", "--yes", "--wait", "10", "--secret-file", str(tmp_path / "second"))
+        rotated = await command.document(
+            "rotate", "--yes", "--wait", "10s", "--secret-file", str(tmp_path / "second")
+        )
+        assert (rotated["replicas"], rotated["requests_accepted"]) == (1, 11)
         (after,) = konnect.happen(maker.some(3, at=SystemClock().now()))
         await konnect.sent()
 
