@@ -36,7 +36,9 @@ from relay.observe.presence import Presence
 from relay.observe.replicas import holder, oldest_accepting
 from relay.queue.base import Queue
 from relay.queue.fates import Wanted
+from relay.recovery.by_hand import PullByHand
 from relay.recovery.completeness import Completeness, targets_of
+from relay.recovery.plan import Window
 from relay.signing.checker import Checker
 from relay.signing.desk import Desk
 from relay.signing.fetch import with_token
@@ -98,6 +100,7 @@ class Relay:
                 metrics=metrics,
                 log=log,
             )
+        self._by_hand = PullByHand(queue, clock=clock, tally=metrics, log=log)
         self._presence = Presence(queue, self._describe, clock=clock, log=log)
         self._admin = AdminServer(_admin_of(config, role), self, metrics, clock=clock, log=log)
 
@@ -239,16 +242,10 @@ class Relay:
         return wanted(Filter())
 
     async def pull(self, start: float, end: float, region: str | None) -> PulledSpan:
-        if self._completeness is None:
+        if self._role == "deliver":
             raise Conflict("this process only delivers; ask one that accepts")
-        settings = None if self._config.recovery is None else self._config.recovery.konnect
-        if settings is None or self._completeness.by_hand is None:
-            raise Conflict("the relay has no token of Konnect's to pull with; set recovery.konnect.token")
-        if region not in (None, settings.region):
-            raise Conflict(f"the relay's region is {settings.region}, not {region}")
-        by_hand = self._completeness.by_hand
-        pulled = await by_hand.pull(start, end)
-        return PulledSpan(by_hand.source, pulled.entries, pulled.accepted, pulled.complete)
+        source, pulled = await self._by_hand.pull(self._config, region, Window(start, end))
+        return PulledSpan(source, pulled.entries, pulled.accepted, pulled.complete)
 
     async def hold(self, destination: str, detail: str) -> None:
         self._require_sight()

@@ -40,6 +40,7 @@ class GapStatus:
     deadline: str | None  # when Konnect deletes the first of what it misses; None once it is closed
     deadline_seconds: float | None
     doing: str | None  # what is being done about it, or what keeps it open
+    at_work: bool  # it is being fetched at this moment
     replay: tuple[str, ...]  # what to run by hand, where recovery does not do it
 
 
@@ -69,6 +70,7 @@ def _status(gap: Gap, konnect: KonnectAccess, doing: Recovering | None, now: flo
         deadline=rfc3339(deadline) if is_open else None,
         deadline_seconds=max(0.0, deadline - now) if is_open else None,
         doing=_doing(gap, doing) if is_open and not left_out else None,
+        at_work=is_open and doing is not None and doing.at_work and doing.gap == gap.id,
         replay=_calls(gap, konnect, now) if is_open and gap.source not in konnect.recovered else (),
     )
 

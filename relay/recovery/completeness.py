@@ -24,7 +24,6 @@ from relay.queue.base import Queue
 from relay.recovery.answers import Scope
 from relay.recovery.api import Hosts, KonnectApi
 from relay.recovery.binding import is_ours
-from relay.recovery.by_hand import PullByHand
 from relay.recovery.expiry import Expiry
 from relay.recovery.heartbeat import Heartbeat
 from relay.recovery.plan import Rules, Target
@@ -66,7 +65,6 @@ class Completeness:
         recovered = recovered_sources(settings, self._names())
         self._expiry = Expiry(queue, recovered=recovered, clock=clock, log=log)
         self._supervisor: Supervisor | None = None
-        self.by_hand: PullByHand | None = None  # there is no token
         if settings is not None and settings.token is not None:
             self._supervisor = Supervisor(
                 KonnectApi(Hosts.of(settings), settings.token, clock=clock, timeout=settings.timeout),
@@ -82,10 +80,6 @@ class Completeness:
                 tally=metrics,
                 log=log,
                 echo=self._silence,
-            )
-            own = targets_of(settings, self._names())[0].source
-            self.by_hand = PullByHand(
-                settings, settings.token, own, queue, clock=clock, tally=metrics, log=log
             )
 
     @property

@@ -394,14 +394,15 @@ async def test_where_the_relay_recovers_a_gap_tells_what_is_done(admin: Admined)
     await admin.queue.close_gap(1, at=NOW, lost_until=NOW - 8 * 86400)
     admin.control.access = KonnectAccess("eu", recovers=True, webhooks={"eu": None})
     admin.metrics.set_recovered(["eu"])
-    doing = Recovering(2, "replaying the hour")
+    doing = Recovering(2, "replaying the hour", at_work=True)
     admin.control.others = [Replica("b2", "1", "all", NOW, "c0ffee", recovering=doing)]
 
     lost, opened = (await admin.get("/api/v1/gaps?include_closed=true"))["data"]
     status = await admin.get("/api/v1/status")
 
     assert (lost["state"], lost["deadline"], lost["replay"]) == ("lost", None, [])
-    assert (opened["doing"], opened["replay"]) == ("replaying the hour", [])
+    assert (opened["doing"], opened["at_work"], opened["replay"]) == ("replaying the hour", True, [])
+    assert lost["at_work"] is False
     assert status["recovery"] == "replaying the hour"
     assert [gap["id"] for gap in status["gaps"]] == [2]
     assert [(each["open_gaps"], each["lost_gaps"]) for each in status["sources"]] == [(1, 1), (0, 0)]
@@ -417,7 +418,7 @@ async def test_a_source_without_a_webhook_is_left_to_the_operator(admin: Admined
 
     (gap,) = (await admin.get("/api/v1/gaps"))["data"]
 
-    assert (gap["doing"], len(gap["replay"])) == (None, 1)
+    assert (gap["doing"], gap["at_work"], len(gap["replay"])) == (None, False, 1)
 
 
 async def test_a_gap_is_closed_by_hand(admin: Admined) -> None:
