@@ -47,7 +47,12 @@ _NOTES: Final = {
 
 
 def reconcile(
-    start: Annotated[str, typer.Option("--from", help="Happened at or after: 2026-08-22T09:30:00Z, or -2h.")],
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from", help="Happened at or after: 2026-08-22T09:30:00Z (without a zone UTC), or -2h."
+        ),
+    ],
     end: Annotated[
         str, typer.Option("--to", help="Happened before. What is younger than a minute may be on its way.")
     ] = "-5m",

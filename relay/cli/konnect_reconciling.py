@@ -76,8 +76,9 @@ class Reconciler:
         from relay.recovery.report import document
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        screen = Console(stderr=True, quiet=self._options.quiet)
-        with Progress(*columns, console=screen, transient=True) as self._bar:
+        screen = Console(stderr=True)
+        hidden = self._options.quiet or not screen.is_terminal
+        with Progress(*columns, console=screen, transient=True, disable=hidden) as self._bar:
             self._task = self._bar.add_task("")
             async with self._at.api() as api:
                 about, outcome = await self._compare(api)

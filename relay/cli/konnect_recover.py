@@ -33,7 +33,9 @@ _SLACK: Final = 60.0  # seconds at the far end: clocks differ
 
 
 def recover(
-    start: Annotated[str, typer.Option("--from", help="From here on: 2026-08-22T09:30:00Z, or -2h.")],
+    start: Annotated[
+        str, typer.Option("--from", help="From here on: 2026-08-22T09:30:00Z (without a zone UTC), or -2h.")
+    ],
     end: Annotated[str, typer.Option("--to", help="Up to here.")] = "now",
     by: Annotated[
         By | None,
@@ -131,7 +133,6 @@ def _show(at: Access, fetched: Fetched, span: tuple[float, float], lost_until: f
         accepted = sum(each["accepted"] for each in fetched.pulls)
         screen.print(
             f"By pull: Konnect's log has {entries:,} events from {fetched.pulls[0]['from']} to"
-            f" {rfc3339(span[1])}; {accepted:,} of them had not come to {fetched.pulls[0]['source']} and are"
-            " in the queue now.",
+            f" {rfc3339(span[1])}; {accepted:,} of them were new to {fetched.pulls[0]['source']}.",
             markup=False,
         )

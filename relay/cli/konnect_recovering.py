@@ -95,10 +95,15 @@ async def _one(at: Access, api: KonnectApi, piece: Piece, clock: Clock, watch: W
     from relay.recovery.healing import run_job
 
     poll = at.settings.job_interval if at.settings is not None else _POLL
-    job = await run_job(api, at.scope, *piece, clock=clock, poll=poll, told=watch.tell)
+    span = f"{rfc3339(piece[0])} to {rfc3339(piece[1])}"
+
+    def told(sentence: str) -> None:
+        watch.tell(f"{span}: {sentence}")
+
+    job = await run_job(api, at.scope, *piece, clock=clock, poll=poll, told=told)
     if job.state is ReplayState.COMPLETED:
         return None
-    return f"Konnect's replay job from {rfc3339(piece[0])} to {rfc3339(piece[1])} ended as {job.state}."
+    return f"Konnect's replay job from {span} ended as {job.state}."
 
 
 def pulled(
@@ -107,7 +112,7 @@ def pulled(
     """Have the relay pull each; its answers, as they come. Raises `CommandFailed`; what was pulled stays."""
     for start, end in pieces:
         span = {"from": rfc3339(start), "to": rfc3339(end)}
-        told(f"the relay pulls {span['from']} to {span['to']}")
+        told(f"{span['from']} to {span['to']}: the relay pulls it")
         try:
             answer = relay.post("/api/v1/pulls", {**span, "region": at.region})
         except CommandFailed as error:

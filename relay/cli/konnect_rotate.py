@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,7 +74,9 @@ def rotate(
         url=url,
         source=source,
     )
-    planned = asyncio.run(_plan(at))
+    # With --url this machine reaches the relay in a way of its own: only the path can be compared then.
+    compared = at if url is None else replace(at, base=None)
+    planned = asyncio.run(_plan(at, compared.leads_here))
     secret = authorization(secret_file)
     confirm(at, planned.steps(), [f"Konnect will send {secret.described()}."], yes=yes)
     secret.keep()
@@ -84,11 +87,11 @@ def rotate(
     _report(at, planned, secret, proof, as_json=as_json)
 
 
-async def _plan(at: Access) -> Rotation:
+async def _plan(at: Access, leads_here: Callable[[str | None], bool]) -> Rotation:
     from relay.recovery.rotation import plan_rotation
 
     async with at.api() as api:
-        return await plan_rotation(api, at.scope, endpoint=at.endpoint())
+        return await plan_rotation(api, at.scope, endpoint=at.endpoint(), leads_here=leads_here)
 
 
 def _replicas(config: Path, admin_url: str | None, admin_token: str | None) -> int | None:

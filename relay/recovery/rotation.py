@@ -8,7 +8,7 @@ balancer that spreads connections by chance or in turn. Never prints, never asks
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,14 +50,22 @@ class Rotation:
         )
 
 
-async def plan_rotation(api: KonnectApi, scope: Scope, *, endpoint: str | None) -> Rotation:
+async def plan_rotation(
+    api: KonnectApi, scope: Scope, *, endpoint: str | None, leads_here: Callable[[str | None], bool]
+) -> Rotation:
     """For the destination the scope's webhook is bound to. Raises `RotationRefused` and `KonnectError`.
 
-    *endpoint* stands in for the destination's own where this machine reaches the relay another way.
+    *endpoint* stands in for the destination's own where this machine reaches the relay another way. A
+    receiver that is not the relay (*leads_here*) would be told the relay's authorization, and keeps its own.
     """
     found = (await binding(api, scope)).destination
     if found is None:
         raise RotationRefused(f"The webhook of {scope} is bound to no destination: `konnect setup` first.")
+    if found.endpoint != endpoint and not leads_here(found.endpoint):
+        raise RotationRefused(
+            f"The webhook of {scope} sends to {shown(found.endpoint)}, which is not this relay as it is"
+            " configured here. Its authorization stays as it is."
+        )
     return Rotation(found, endpoint or found.endpoint)
 
 

@@ -57,6 +57,22 @@ async def test_without_a_destination_there_is_nothing_to_rotate(
     assert "konnect setup" in err
 
 
+@pytest.mark.parametrize("options", [(), ("--url", "http://127.0.0.1:1")])
+async def test_the_authorization_of_somebody_elses_receiver_is_left_alone(
+    konnect: FakeKonnect, command: Commands, intake: Siem, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """It would refuse Konnect's batches from then on, and it would be told the relay's."""
+    command.settings["url"] = intake.base
+    other = konnect.organisation.bind("https://siem.example.com/in?code=s3cret", "Bearer theirs")
+
+    code, _, err = await command("rotate", "--yes", "--secret-file", secret_file(tmp_path), *options)
+
+    assert code == 1
+    assert "siem.example.com" in err
+    assert "s3cret" not in err
+    assert (other.authorization, konnect.called("PATCH", other.id)) == ("Bearer theirs", [])
+
+
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [
@@ -90,9 +106,11 @@ async def test_an_unreachable_relay_is_told(
     konnect: FakeKonnect, command: Commands, bound: Destination, intake: Siem, tmp_path: Path
 ) -> None:
     """With the endpoint, and Konnect keeps what it has."""
-    command.settings["url"] = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{free_port()}"  # another way to the same relay
 
-    code, _, err = await command("rotate", "--yes", "--wait", "0", "--secret-file", secret_file(tmp_path))
+    code, _, err = await command(
+        "rotate", "--yes", "--wait", "0", "--url", url, "--secret-file", secret_file(tmp_path)
+    )
 
     assert code == 1
     assert "cannot be reached" in err
