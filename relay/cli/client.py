@@ -15,7 +15,8 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from relay.errors import RelayError
+from relay.cli.options import DEFAULT_CONFIG
+from relay.errors import ConfigError, RelayError
 
 # Everything the API does is quick but a probe (`destinations test`), which may take the destination's
 # own time-out.
@@ -114,6 +115,8 @@ def reach(
 def _configured(path: Path, timeout: float) -> AdminClient:
     from relay.cli.configuration import load_config
 
+    if path == DEFAULT_CONFIG and not path.exists():
+        raise ConfigError([f"{path}: there is none here; give -c FILE, or --admin-url to reach the relay"])
     admin = load_config(path).config.admin
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(admin.host, admin.host)
     netloc = f"[{host}]" if ":" in host else host

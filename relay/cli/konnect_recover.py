@@ -27,6 +27,7 @@ from relay.cli.moments import moment
 from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, ConfigOption, JsonOption
 from relay.cli.watch import Watch
 from relay.clock import SystemClock
+from relay.errors import ConfigError
 
 _RETENTION: Final = 7 * 86_400.0  # seconds
 _SLACK: Final = 60.0  # seconds at the far end: clocks differ
@@ -71,8 +72,10 @@ def recover(
                     for done in pulled(at, relay, cut(left, wanted[1], PULL_MOST), watch.tell):
                         fetched.pulls.append(done)
                         watch.reached((parse_rfc3339(done["to"]) - first) / (wanted[1] - first))
-            except CommandFailed as error:
-                raise CommandFailed(f"{fetched.not_replayed or ''} {error}".strip()) from None
+            except (CommandFailed, ConfigError) as error:
+                if fetched.not_replayed is None:
+                    raise
+                raise CommandFailed(f"{fetched.not_replayed} {error}") from None
     if as_json:
         output.print_json(
             {

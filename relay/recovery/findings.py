@@ -204,7 +204,9 @@ def _clock(facts: Facts) -> Iterator[Finding]:
 def _gaps(facts: Facts) -> Iterator[Finding]:
     relay = facts.relay
     if isinstance(relay, str):
-        yield Finding("relay", Level.WARNING, relay, "run this where the relay runs, or give --admin-url")
+        yield Finding(
+            "relay", Level.WARNING, relay, "run this where the relay runs, or give --source and --admin-url"
+        )
         return
     yield gap_finding(relay.source, relay.gaps, relay.lost_gaps, facts.scope, facts.now)
 
