@@ -16,7 +16,7 @@ from relay.recovery.answers import rfc3339
 from relay.recovery.api import Hosts, KonnectApi
 from relay.recovery.completeness import targets_of
 from relay.recovery.counting import Tally
-from relay.recovery.plan import Window
+from relay.recovery.plan import RETENTION, Window
 from relay.recovery.puller import Pulled, Puller
 
 
@@ -33,13 +33,18 @@ class PullByHand:
     async def pull(self, config: Config, region: str | None, window: Window) -> tuple[str, Pulled]:
         """Append what the organisation's log holds and its source did not receive; the source, and what came.
 
-        Raises `Conflict` where there is no token, or it is not *region*'s; `KonnectError` or `QueueError`.
+        What Konnect has deleted is not asked for. Raises `Conflict` where that is all of it, where there is
+        no token, or it is not *region*'s; `KonnectError` or `QueueError`.
         """
         settings = None if config.recovery is None else config.recovery.konnect
         if settings is None or settings.token is None:
             raise Conflict("the relay has no token of Konnect's to pull with; set recovery.konnect.token")
         if region not in (None, settings.region):
             raise Conflict(f"the relay's region is {settings.region}, not {region}")
+        now = self._clock.now()
+        window = Window(max(window.start, now - RETENTION), min(window.end, now))
+        if window.start >= window.end:
+            raise Conflict("Konnect has nothing of this span: it keeps seven days, up to now")
         source = targets_of(settings, [each.name for each in config.sources])[0].source
         api = KonnectApi(Hosts.of(settings), settings.token, clock=self._clock, timeout=settings.timeout)
         async with self._turn, api:

@@ -58,7 +58,9 @@ def gap_finding(source: str, gaps: Sequence[OpenGap], lost: int, scope: Scope, n
         text += " Nobody is at it: no process of the relay that accepts says what it does."
         return Finding("gaps", urgent, text, "is one running? konnect-relay status")
     text += f" The relay says: {gap.doing.rstrip('.')}."
-    return Finding("gaps", urgent, text, f"mend that, or fetch it now: {by_hand}")
+    return Finding(
+        "gaps", urgent, text, f"it goes on trying; if that stays, mend it or fetch it now: {by_hand}"
+    )
 
 
 def _gaps(count: int, kind: str) -> str:

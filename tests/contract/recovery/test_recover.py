@@ -136,6 +136,21 @@ async def test_without_a_relay_nothing_is_pulled(konnect: FakeKonnect, command: 
     assert konnect.called("PUT", "audit-log-replay-job") == []
 
 
+@pytest.mark.parametrize(("start", "end"), [(1970, 1971), (2970, 2971)])
+async def test_nothing_is_asked_that_konnect_cannot_have(
+    konnect: FakeKonnect, relay: RelayProcess, start: int, end: int
+) -> None:
+    """A slip of the pen must not become a hundred thousand calls."""
+    span = {"from": f"{start}-01-01T00:00:00Z", "to": f"{end}-01-01T00:00:00Z"}
+    async with relay:
+        url = f"http://127.0.0.1:{relay.admin_port}/api/v1/pulls"
+        async with relay.session.post(url, json=span) as response:
+            problem = await response.json(content_type=None)
+
+    assert (response.status, "seven days" in problem["detail"]) == (409, True)
+    assert konnect.called("GET", "/v3/audit-logs") == []
+
+
 async def test_a_relay_that_may_not_pull_says_why(
     konnect: FakeKonnect, command: Commands, relay: RelayProcess
 ) -> None:

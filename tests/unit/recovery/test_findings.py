@@ -211,8 +211,8 @@ STUCK = {"doing": "somebody switched off the webhook"}
     [
         (gap(DAY, **AT_WORK), Level.WARNING, "144 h. The relay is at it: replaying the hour", "look again"),
         (gap(6.5 * DAY, **AT_WORK), Level.WARNING, "12 h. The relay is at it", "look again"),
-        (gap(DAY, **STUCK), Level.WARNING, "says: somebody switched off", "mend that, or fetch it now"),
-        (gap(6.5 * DAY, **STUCK), Level.PROBLEM, "says: somebody switched off", "mend that, or fetch it now"),
+        (gap(DAY, **STUCK), Level.WARNING, "says: somebody switched off", "mend it or fetch it now"),
+        (gap(6.5 * DAY, **STUCK), Level.PROBLEM, "says: somebody switched off", "mend it or fetch it now"),
         (gap(7 * DAY - 1800, **STUCK), Level.PROBLEM, "30 min", "konnect recover --from"),
         (gap(7 * DAY + 1800, **STUCK), Level.PROBLEM, "deleted its beginning", "konnect recover --from"),
         (gap(8 * DAY, **STUCK), Level.PROBLEM, "deleted all of it", "nothing brings it back"),
