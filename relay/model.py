@@ -245,6 +245,7 @@ class Recovering:
 
     gap: int | None  # which one, where it is one
     detail: str  # for people
+    at_work: bool = False  # that gap is being fetched at this moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -295,7 +295,7 @@ class Supervisor:
     # -- words -------------------------------------------------------------------------------
 
     def _say(self, gap: Gap, detail: str) -> None:
-        self._doing = Recovering(gap.id, detail)
+        self._doing = Recovering(gap.id, detail, at_work=True)
 
     def _idle(self) -> None:
         """What is being waited for, where nothing is being done."""
