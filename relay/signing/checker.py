@@ -113,8 +113,9 @@ class Checker:
         desk = self._desks.get(batch.source)
         if desk is None or batch.checked is not None:
             return
+        keeps_back = desk.keeps_back(batch, redriven=redriven)
         if redriven:
-            batch.checked = desk.checked(await self._results(desk, batch), redriven=True)
+            batch.checked = desk.checked(await self._results(desk, batch), keeps_back=keeps_back)
             return
         lock = self._locks.setdefault(batch.sequence, asyncio.Lock())
         try:
@@ -122,13 +123,13 @@ class Checker:
                 results = self._remembered_results(batch)
                 if results is None:
                     results = await self._results(desk, batch)
-                    if desk.mode == "quarantine" and SignatureResult.NO_KEY in results:
+                    if keeps_back and SignatureResult.NO_KEY in results:
                         raise KeysMissing
                     self._remember(desk, batch, results)
         finally:
             # Whoever waits for it holds a reference; whoever comes later finds the results.
             self._locks.pop(batch.sequence, None)
-        batch.checked = desk.checked(results, redriven=False)
+        batch.checked = desk.checked(results, keeps_back=keeps_back)
 
     async def _results(self, desk: Desk, batch: StoredBatch) -> list[SignatureResult]:
         keeper = desk.keeper

@@ -37,6 +37,7 @@ class Fingerprint:
     timed: bool  # every event has a believable time
     long: bool  # every line is long enough to be hashed by its tail; False is no more than unknown
     made: set[int] | None = None  # the hashes, once somebody asked for them
+    pulled: bool = False  # as its batch is, which gives its events other ids
 
     @property
     def plain(self) -> bool:
@@ -66,11 +67,14 @@ def fingerprint(batch: Batch) -> Fingerprint:
     stamps = event_stamps(lines)
     if stamps is not None and (newest := int(max(stamps))) <= limit:
         long = min(map(len, lines)) >= _SHORT
-        return Fingerprint(lines, batch.payload, limit, int(min(stamps)), newest, timed=True, long=long)
+        oldest = int(min(stamps))
+        return Fingerprint(
+            lines, batch.payload, limit, oldest, newest, timed=True, long=long, pulled=batch.pulled
+        )
     times = [time for i in map(identity, lines) if (time := event_time(i)) is not None and time <= limit]
     oldest, newest = min(times, default=0), max(times, default=0)
     timed = len(times) == len(lines)
-    return Fingerprint(lines, batch.payload, limit, oldest, newest, timed, long=False)
+    return Fingerprint(lines, batch.payload, limit, oldest, newest, timed, long=False, pulled=batch.pulled)
 
 
 def ordinals(prints: Sequence[Fingerprint]) -> list[list[int]] | None:

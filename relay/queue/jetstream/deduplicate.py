@@ -221,7 +221,8 @@ class Deduplicator:
         rest = meta.received_at + window - self._clock.now()
         if rest <= 0 or not intact(meta, message.payload):
             return
-        ids = event_ids(gzipped.decompress(message.payload).split(b"\n")[:-1], meta.ordinals)
+        lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
+        ids = event_ids(lines, meta.ordinals, pulled=meta.pulled)
         times = (meta.oldest, meta.newest) if meta.newest else None
         gone = Remembered(meta.received_at, ids, meta.hashes, times)
         await self._bucket.commit([remember(meta.source, meta.place, meta.seq, gone, rest)])
@@ -244,7 +245,9 @@ class Deduplicator:
     async def _unknown(self, source: _Source, request: Pieces, since: float) -> list[Numbered]:
         """The pieces without the events that were accepted at or after *since*."""
         numbered = _numbered(request.pieces)
-        ids = [event_ids(piece.print.lines, numbers) for piece, numbers in numbered]
+        ids = [
+            event_ids(piece.print.lines, numbers, pulled=piece.batch.pulled) for piece, numbers in numbered
+        ]
         wanted = Wanted(
             source=request.pieces[0].batch.source,
             ids=frozenset(chain.from_iterable(ids)),

@@ -171,7 +171,7 @@ def _ids_of(message: Message) -> frozenset[str]:
     if not intact(meta, message.payload):
         return frozenset()
     lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
-    return frozenset(event_ids(lines, meta.ordinals))
+    return frozenset(event_ids(lines, meta.ordinals, pulled=meta.pulled))
 
 
 def _recall(entry: Entry, quests: Sequence[_Quest]) -> None:

@@ -44,7 +44,7 @@ class Search:
         rows = {bucket: (first, last) for bucket, first, last in spans.rows}
         opened: dict[int, list[frozenset[str]]] = {}
         found = set()
-        for index, event_id in enumerate(event_ids(each.lines, ordinals)):
+        for index, event_id in enumerate(event_ids(each.lines, ordinals, pulled=each.pulled)):
             bucket = spans.bucket(each.lines[index])
             if bucket not in opened:
                 low, high = rows.get(bucket, (0, BUCKET_MASK))

@@ -93,6 +93,7 @@ class EventLog:
             count=row.events,
             payload=batch.payload,
             ordinals=numbers,
+            pulled=batch.pulled,
             body=batch.body,
         )
         return batch, stored

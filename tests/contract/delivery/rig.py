@@ -190,10 +190,10 @@ class Rig:
         return await self.append_lines(events, source=source, at=at)
 
     async def append_lines(
-        self, events: list[bytes], *, source: str = "eu", at: float | None = None
+        self, events: list[bytes], *, source: str = "eu", at: float | None = None, pulled: bool = False
     ) -> list[bytes]:
         arrived = self.clock.now() if at is None else at
-        await self.queue.append([batch(events, source=source, at=arrived)])
+        await self.queue.append([batch(events, source=source, at=arrived, pulled=pulled)])
         self.sent += events
         return events
 

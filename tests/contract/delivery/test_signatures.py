@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from relay.konnect.pulled import line_of
 from relay.model import Reason
 from relay.queue.base import DeadLetterFilter
 from relay.signing.keeper import AFTER_FAILURE, WITHOUT_KEYS
@@ -266,6 +267,97 @@ async def test_without_keys_quarantine_waits(rig: Rig, siem: Siem, server: KeySe
     await rig.drained()
     assert siem.lines() == [*before, waiting[0]]
     assert rig.books().dead == 1
+
+
+# Pulled
+
+
+def entries(*numbers: int, signer: Signer | None = None) -> list[bytes]:
+    """Lines of pulled entries, signed over the entry where there is a *signer*."""
+    found = []
+    for number in numbers:
+        entry: dict[str, object] = {
+            "type": "authorization",
+            "ts": "2026-11-18T10:26:40Z",
+            "trace_id": str(number),
+        }
+        if signer is not None:
+            entry["signature"] = signer.text(json.dumps(entry, separators=(",", ":")).encode()).decode()
+        found.append(line_of(entry))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["tag", "quarantine"])
+async def test_what_the_relay_pulled_is_never_kept_back(rig: Rig, siem: Siem, mode: str) -> None:
+    """It came from Konnect's own API. Its result is what could be found of its signature, and no alarm."""
+    await rig.check_signatures(mode=mode, jwks=str(JWKS_FILE))
+    await rig.start(url=siem.url, format="ecs", framing="ndjson")
+    await rig.append_lines([*entries(1, signer=TEST), *entries(2, signer=A), *entries(3)], pulled=True)
+    await rig.drained()
+
+    assert tags(siem) == ["verified", "absent", "absent"]
+    assert rig.books().dead == 0
+    assert await counted(rig) == {"verified": 1, "absent": 2}
+    status = rig.checker.status("eu")
+    assert status is not None
+    assert status.rules == {"pulled": "S1"}
+
+
+@pytest.mark.parametrize("mode", ["tag", "quarantine"])
+async def test_a_line_that_claims_to_be_pulled_has_no_privilege(rig: Rig, siem: Siem, mode: str) -> None:
+    """Whoever has the webhook's secret can send it. What a key signed is genuine, whoever brings it."""
+    await rig.check_signatures(mode=mode, jwks=str(JWKS_FILE))
+    await rig.start(url=siem.url, format="ecs", framing="ndjson")
+    forged = [*entries(2, signer=A), *entries(3), b'{"relay_pulled":true,"granted":true}']
+    await rig.append_lines([*entries(1, signer=TEST), *forged])
+    await rig.drained()
+
+    if mode == "tag":
+        assert tags(siem) == ["verified", "absent", "absent", "absent"]
+    else:
+        assert tags(siem) == ["verified"]
+        assert [one.event and one.event.line for one in await rig.dead_letters()] == forged
+
+
+async def test_what_was_pulled_waits_for_no_key(rig: Rig, siem: Siem, server: KeyServer) -> None:
+    """No key could keep it back. What lies behind it, sent by somebody, waits."""
+    await server.stop()
+    await rig.check_signatures(mode="quarantine", jwks=server.url)
+    await rig.start(url=siem.url, format="ecs", framing="ndjson")
+    await rig.append_lines([*entries(1, signer=A), *entries(2)], pulled=True)
+    await rig.append_lines(entries(3, signer=A))
+    await rig.until(lambda: len(siem.lines()) == 2)
+
+    assert tags(siem) == ["no_key", "absent"]
+    assert rig.books().backlog == 1
+
+
+async def test_pulled_events_sent_again(rig: Rig, siem: Siem) -> None:
+    """As a redriven dead letter, in a replay, and to a destination that comes later, also after a restart."""
+    await rig.check_signatures(mode="quarantine", jwks=str(JWKS_FILE))
+    siem.answer(400)
+    await rig.start(url=siem.url, format="ecs", framing="ndjson")
+    await rig.append_lines(entries(1), pulled=True)
+    await rig.drained()
+    (letter,) = await rig.dead_letters()
+    assert letter.reason is Reason.REJECTED
+    await rig.queue.redrive(DeadLetterFilter())
+    await rig.until(lambda: rig.books().dead == 0)
+    assert tags(siem) == ["absent"]
+
+    await rig.queue.replay("siem", 0.0, rig.clock.now() + 1, None)
+    await rig.until(lambda: rig.books().replayed == 1)
+    await rig.stop()
+    rig.restart_process()
+    await rig.restart_queue()
+    await rig.check_signatures(mode="quarantine", jwks=str(JWKS_FILE))
+    await rig.start("late", url=siem.url, format="ecs", framing="ndjson", start_from="earliest")
+    await rig.drained("late")
+    assert tags(siem) == ["absent"] * 3
+    assert (rig.books("siem").dead, rig.books("late").dead) == (0, 0)
+
+
+# Without keys, and across restarts
 
 
 async def test_a_wait_for_keys_can_be_stopped(rig: Rig, siem: Siem, server: KeyServer) -> None:
