@@ -93,7 +93,7 @@ class Rig:
 
     def restart_process(self) -> None:
         """Forget what a process keeps in memory for all its workers. None may run."""
-        self.checker = Checker(clock=self.clock, metrics=self.metrics, log=self._log)
+        self.checker = Checker(clock=self.clock, metrics=self.metrics, log=self._log, threads=2)
         self.views = Views(self.checker)
 
     async def check_signatures(self, source: str = "eu", **signatures: Any) -> None:

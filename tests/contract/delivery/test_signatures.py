@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from relay.konnect.jwks import Keyring, parse_jwks
 from relay.konnect.pulled import line_of
 from relay.model import Reason
 from relay.queue.base import DeadLetterFilter
@@ -133,6 +136,35 @@ async def test_a_large_batch_is_checked_in_pieces(rig: Rig, siem: Siem) -> None:
     await rig.drained()
 
     assert tags(siem) == ["absent" if n % 7 == 0 else "verified" for n in range(300)]
+
+
+class Meeting:
+    """A public key that each of two threads first uses when the other one does, too."""
+
+    def __init__(self, public: Ed25519PublicKey) -> None:
+        self._public = public
+        self._met = threading.Barrier(2, timeout=20)
+        self._seen = threading.local()
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        if not hasattr(self._seen, "once"):
+            self._seen.once = True
+            self._met.wait()
+        self._public.verify(signature, data)
+
+
+async def test_small_batches_are_checked_together(rig: Rig, siem: Siem) -> None:
+    """One alone would keep one thread busy, or none but the event loop's."""
+    key = parse_jwks(JWKS_FILE.read_bytes())[0]
+    object.__setattr__(key, "public", Meeting(key.public))
+    await rig.check_signatures(mode="tag", jwks=str(JWKS_FILE))
+    rig.checker._desks["eu"].keeper.ring = Keyring((key,))
+    for number in range(20):
+        await rig.append_lines(signed(TEST, 2 * number, 2 * number + 1))
+    await rig.start(url=siem.url, format="ecs", framing="ndjson", start_from="earliest")
+    await rig.until(lambda: len(siem.lines()) == 40)
+
+    assert tags(siem) == ["verified"] * 40
 
 
 async def test_tag_never_waits_for_keys(rig: Rig, siem: Siem, server: KeyServer) -> None:
