@@ -39,8 +39,8 @@ class Views:
         self._bytes = 0
 
     @property
-    def together(self) -> bool:
-        """Whether batches are better shown at the same time: checking takes long, and has several threads."""
+    def slow(self) -> bool:
+        """Whether showing takes so long that it is better done ahead, and of several batches together."""
         return self._checker.is_on
 
     async def show(self, stretch: Stretch, rewriting: Rewriting, *, redriven: bool) -> Stretch:

@@ -139,6 +139,7 @@ class DestinationWorker:
             self._destination,
             self._queue,
             show=self._show,
+            slow_to_show=lambda: self._views.slow,
             supervisor=self._supervisor,
             report=self._report,
             clock=self._clock,
@@ -160,7 +161,7 @@ class DestinationWorker:
 
     async def _show(self, read: Sequence[tuple[StoredBatch, int]], kind: ReaderKind) -> Sequence[Stretch]:
         """See `Show`."""
-        if not self._views.together or len(read) == 1:
+        if not self._views.slow or len(read) == 1:
             return await self._one_by_one(read, kind)
         shown = []
         showing = [self._show_one(batch, start, kind) for batch, start in read]

@@ -167,6 +167,42 @@ async def test_small_batches_are_checked_together(rig: Rig, siem: Siem) -> None:
     assert tags(siem) == ["verified"] * 40
 
 
+class Watched:
+    """A public key that tells when it was used so many times."""
+
+    def __init__(self, public: Ed25519PublicKey, times: int) -> None:
+        self._public = public
+        self._left = times
+        self.used = threading.Event()
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        self._public.verify(signature, data)
+        self._left -= 1
+        if not self._left:
+            self.used.set()
+
+
+async def test_the_next_events_are_checked_while_a_request_is_in_the_air(rig: Rig, siem: Siem) -> None:
+    """Both take long. What comes after that has to wait: memory is not for all of the log."""
+    key = parse_jwks(JWKS_FILE.read_bytes())[0]
+    watched = Watched(key.public, times=20)
+    object.__setattr__(key, "public", watched)
+    await rig.check_signatures(mode="tag", jwks=str(JWKS_FILE))
+    rig.checker._desks["eu"].keeper.ring = Keyring((key,))
+    answer = asyncio.Event()
+    siem.answer(after=answer)
+    for number in range(0, 50, 10):
+        await rig.append_lines(signed(TEST, *range(number, number + 10)))
+    await rig.start(url=siem.url, batch={"max_events": 10}, start_from="earliest")
+    await siem.received(1)
+
+    assert await asyncio.to_thread(watched.used.wait, 10)
+    assert await counted(rig) == {"verified": 20}
+    answer.set()
+    await rig.until(lambda: len(siem.lines()) == 50)
+    assert siem.lines() == rig.sent
+
+
 async def test_tag_never_waits_for_keys(rig: Rig, siem: Siem, server: KeyServer) -> None:
     """While there are none, that is what events are tagged with."""
     await server.stop()
