@@ -93,6 +93,7 @@ class Batch:
     lines: list[bytes] = field(
         default_factory=list, repr=False, compare=False
     )  # body split, without line ends
+    pulled: bool = False  # the relay asked Konnect's API for these events; nobody sent them
 
     @property
     def count(self) -> int:

@@ -9,6 +9,9 @@ Every textual rule covers all bytes of the line but the signature itself. That i
 signature is taken from: a caller can write ` sig=…` into his user agent, so it is the last one, at the
 line's end. A rule that reads the line and writes it anew covers what it says, not how; nothing that two
 readers may understand differently (a key twice, a number in another writing) passes that way.
+
+The signature of a pulled event covers the entry it was made of, which is had back from the line. Which bytes
+of the entry is not known at all: there a signature that verifies proves something, and another one nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NoReturn
@@ -26,7 +29,7 @@ from cryptography.exceptions import InvalidSignature
 
 from relay.konnect.jwks import Key
 from relay.konnect.lines import CEF_MARKER_BEFORE, format_of
-from relay.model import Format
+from relay.konnect.pulled import entry_of, is_pulled
 
 
 class SignatureResult(StrEnum):
@@ -34,7 +37,7 @@ class SignatureResult(StrEnum):
 
     VERIFIED = "verified"  # a known key signed this line
     FAILED = "failed"  # a signature that no known key made for this line
-    ABSENT = "absent"  # no signature where one belongs
+    ABSENT = "absent"  # no signature where one belongs, or a pulled event with none that could be checked
     NO_KEY = "no_key"  # a signature, and not one key to check it with
     MALFORMED = "malformed"  # what stands there cannot be a signature
 
@@ -54,15 +57,30 @@ class Rule(StrEnum):
     J5 = "J5"  # JSON: as J4, with `<`, `>` and `&` escaped as Go does
     P1 = "P1"  # CPS: the inner object by J1
     P2 = "P2"  # CPS: the whole line by J1
+    S1 = "S1"  # pulled: the entry, compact, in its order
+    S2 = "S2"  # pulled: the entry, compact, sorted
+    S4 = "S4"  # pulled: as S1, with `<`, `>` and `&` escaped as Go does
+    S5 = "S5"  # pulled: as S2, escaped
 
 
-RULES: Final[dict[Format, tuple[Rule, ...]]] = {
-    Format.CEF: (Rule.C1, Rule.C2, Rule.C3, Rule.C4, Rule.C5),
-    Format.JSON: (Rule.J1, Rule.J2, Rule.J3, Rule.J4, Rule.J5),
-    Format.CPS: (Rule.P1, Rule.P2),
-    Format.UNKNOWN: (),
+class Signed(StrEnum):
+    """What a signature may be in, each with rules of its own: the formats, and a line that was pulled."""
+
+    CEF = "cef"
+    JSON = "json"
+    CPS = "cps"
+    PULLED = "pulled"
+    UNKNOWN = "unknown"
+
+
+RULES: Final[dict[Signed, tuple[Rule, ...]]] = {
+    Signed.CEF: (Rule.C1, Rule.C2, Rule.C3, Rule.C4, Rule.C5),
+    Signed.JSON: (Rule.J1, Rule.J2, Rule.J3, Rule.J4, Rule.J5),
+    Signed.CPS: (Rule.P1, Rule.P2),
+    Signed.PULLED: (Rule.S1, Rule.S2, Rule.S4, Rule.S5),
+    Signed.UNKNOWN: (),
 }
-"""The candidates of each format, in the order they are tried."""
+"""The candidates of each, in the order they are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +104,9 @@ def verify(line: bytes, keys: Sequence[Key], *, first: Rule | None = None) -> Ve
     *first* is the rule to begin with, that which verified lately; the others follow. A line that fails
     costs one verification for each key and each candidate that covers other bytes.
     """
-    form = format_of(line)
+    form = signed_as(line)
+    if form is Signed.PULLED:
+        return _verify_pulled(line, keys, first)
     found = _find(line, form)
     if found is None:
         return _ABSENT
@@ -95,16 +115,40 @@ def verify(line: bytes, keys: Sequence[Key], *, first: Rule | None = None) -> Ve
         return _MALFORMED
     if not keys:
         return _NO_KEY
+    covered = ((rule, _covered(rule, line, found)) for rule in _in_order(RULES[form], first))
+    return _first_that_verifies(covered, signature, keys) or _FAILED
+
+
+def signed_as(line: bytes) -> Signed:
+    """By which rules a line is checked."""
+    return Signed.PULLED if is_pulled(line) else Signed(format_of(line))
+
+
+def _verify_pulled(line: bytes, keys: Sequence[Key], first: Rule | None) -> Verdict:
+    entry = entry_of(line)
+    name = "signature" if entry and "signature" in entry else "sig"  # Kong documents either
+    text = entry.pop(name, None) if entry else None
+    signature = _decoded(text.encode()) if isinstance(text, str) else None
+    if not entry or signature is None:
+        return _ABSENT
+    if not keys:
+        return _NO_KEY
+    covered = ((rule, _covered_of_entry(rule, entry)) for rule in _in_order(RULES[Signed.PULLED], first))
+    return _first_that_verifies(covered, signature, keys) or _ABSENT
+
+
+def _first_that_verifies(
+    candidates: Iterable[tuple[Rule, bytes | None]], signature: bytes, keys: Sequence[Key]
+) -> Verdict | None:
     tried: list[bytes] = []
-    for rule in _in_order(RULES[form], first):
-        covered = _covered(rule, line, found)
+    for rule, covered in candidates:
         if covered is None or covered in tried:
             continue
         tried.append(covered)
         for key in keys:
             if _is_of(key, signature, covered):
                 return Verdict(SignatureResult.VERIFIED, rule, key.kid)
-    return _FAILED
+    return None
 
 
 def _in_order(rules: tuple[Rule, ...], first: Rule | None) -> Iterator[Rule]:
@@ -152,13 +196,13 @@ class _Found:
     is_textual: bool = True  # False: it cannot be cut out of the text, only what the line says can be asked
 
 
-def _find(line: bytes, form: Format) -> _Found | None:
+def _find(line: bytes, form: Signed) -> _Found | None:
     match form:
-        case Format.CEF:
+        case Signed.CEF:
             return _find_in_cef(line)
-        case Format.JSON | Format.CPS:
+        case Signed.JSON | Signed.CPS:
             return _find_in_json(line)
-        case Format.UNKNOWN:
+        case _:
             return None
 
 
@@ -248,6 +292,15 @@ def _covered(rule: Rule, line: bytes, found: _Found) -> bytes | None:  # noqa: C
             return line[: found.key] + line[found.end + 1 :]
         case Rule.J3:
             return line[: found.value] + line[found.end - 1 :]
+        case _:
+            return None
+
+
+def _covered_of_entry(rule: Rule, entry: Mapping[str, object]) -> bytes:
+    """The bytes that are signed by *rule*, of an entry without its signature."""
+    is_sorted, escape = rule in (Rule.S2, Rule.S5), rule in (Rule.S4, Rule.S5)
+    text = orjson.dumps(entry, option=orjson.OPT_SORT_KEYS if is_sorted else None)
+    return _as_go_writes(text, escape=escape)
 
 
 _GO_ESCAPES: Final = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
@@ -264,6 +317,10 @@ def _written_anew(line: bytes, *, escape: bool) -> bytes | None:
         text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     except (ValueError, RecursionError):  # half a surrogate pair; a nesting as deep as a well
         return None
+    return _as_go_writes(text, escape=escape)
+
+
+def _as_go_writes(text: bytes, *, escape: bool) -> bytes:
     for plain, escaped in (*_GO_SEPARATORS, *(_GO_ESCAPES if escape else ())):
         text = text.replace(plain, escaped)
     return text

@@ -16,10 +16,10 @@ from typing import Final
 
 from relay.konnect.lines import identity
 from relay.konnect.parse import parse
+from relay.konnect.pulled import MARK
 from relay.konnect.record import Record
 from relay.konnect.times import event_time
 from relay.recovery.plan import Window
-from relay.recovery.pulled import MARK
 
 Key = int
 _PULLED: Final = (MARK, True)

@@ -16,12 +16,12 @@ from typing import Final
 from relay import gzipped
 from relay.clock import Clock
 from relay.konnect.lines import count_formats
+from relay.konnect.pulled import line_of, moment_of
 from relay.model import Batch
 from relay.queue.base import Queue
 from relay.recovery.api import KonnectApi
 from relay.recovery.known import Key, keys_of, missing
 from relay.recovery.plan import Window
-from relay.recovery.pulled import line_of, moment_of
 
 _SLICE: Final = 6 * 3600.0  # seconds; the log since then is read once for each
 _MOST: Final = 50_000  # entries of a slice
@@ -98,8 +98,9 @@ class Puller:
         for lines in _batches(entries):
             if left := missing(lines, received):
                 body = b"".join([line + b"\n" for line in left])
+                payload = gzipped.compress(body)
                 batch_ = Batch(
-                    source, self._clock.now(), count_formats(left), body, gzipped.compress(body), left
+                    source, self._clock.now(), count_formats(left), body, payload, left, pulled=True
                 )
                 accepted += (await self._queue.append([batch_])).accepted
         return accepted

@@ -34,6 +34,7 @@ class Fingerprint:
     plain: bool  # times and hashes say all that is needed to judge the batch in memory
     middles: list[bytes] | None  # of each event what is hashed; None: not looked for yet
     made: set[int] | None = None  # the hashes, once somebody asked for them
+    pulled: bool = False  # as its batch is, which gives its events other ids
 
     @property
     def hashes(self) -> set[int]:
@@ -61,12 +62,30 @@ def fingerprint(batch: Batch) -> Fingerprint:
     if middles is not None and (newest := int(max(middles)[:DIGITS])) <= limit:
         oldest = int(min(middles)[:DIGITS])
         return Fingerprint(
-            lines, batch.payload, limit, oldest, newest, timed=True, plain=True, middles=middles
+            lines,
+            batch.payload,
+            limit,
+            oldest,
+            newest,
+            timed=True,
+            plain=True,
+            middles=middles,
+            pulled=batch.pulled,
         )
     times = [time for i in map(identity, lines) if (time := event_time(i)) is not None and time <= limit]
     oldest, newest = min(times, default=0), max(times, default=0)
     timed = len(times) == len(lines)
-    return Fingerprint(lines, batch.payload, limit, oldest, newest, timed, plain=False, middles=middles)
+    return Fingerprint(
+        lines,
+        batch.payload,
+        limit,
+        oldest,
+        newest,
+        timed,
+        plain=False,
+        middles=middles,
+        pulled=batch.pulled,
+    )
 
 
 def event_hashes(lines: Sequence[bytes]) -> list[int]:

@@ -18,7 +18,16 @@ class Names(NamedTuple):
 
 
 def names_of(
-    lines: Sequence[bytes], ordinals: Sequence[int] | None = None, *, twins: Counter[str] | None = None
+    lines: Sequence[bytes],
+    ordinals: Sequence[int] | None = None,
+    *,
+    pulled: bool = False,
+    twins: Counter[str] | None = None,
 ) -> Names:
-    """*ordinals* as in `event_ids`, *twins* as in `content_names`."""
-    return Names(event_ids(lines, ordinals), content_names(lines, ordinals, twins=twins))
+    """*ordinals* and *pulled* as in `event_ids`, *twins* as in `content_names`.
+
+    What was pulled is only told by its id: Konnect gives an entry as it is each time, and no webhook's line
+    may pass for one.
+    """
+    ids = event_ids(lines, ordinals, pulled=pulled)
+    return Names(ids, ids if pulled else content_names(lines, ordinals, twins=twins))

@@ -241,7 +241,8 @@ class Deduplicator:
         rest = meta.received_at + window - self._clock.now()
         if rest <= 0 or not intact(meta, message.payload):
             return
-        names = names_of(gzipped.decompress(message.payload).split(b"\n")[:-1], meta.ordinals)
+        lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
+        names = names_of(lines, meta.ordinals, pulled=meta.pulled)
         times = (meta.oldest, meta.newest) if meta.newest else None
         gone = Remembered(meta.received_at, [*names.ids, *names.contents], meta.hashes, times)
         await self._bucket.commit([remember(meta.source, meta.place, meta.seq, gone, rest)])
@@ -265,7 +266,10 @@ class Deduplicator:
         """The pieces without the events that were accepted at or after *since*."""
         numbered = _numbered(request.pieces)
         twins: Counter[str] = Counter()
-        names = [names_of(piece.print.lines, numbers, twins=twins) for piece, numbers in numbered]
+        names = [
+            names_of(piece.print.lines, numbers, pulled=piece.batch.pulled, twins=twins)
+            for piece, numbers in numbered
+        ]
         prints = [piece.print for piece in request.pieces]
         name = request.pieces[0].batch.source
         wanted = Wanted(

@@ -71,6 +71,7 @@ class Meta:
     hashes: str | None
     ordinals: tuple[int, ...] | None
     replica: str  # which one accepted it
+    pulled: bool = False  # see `Batch`; a relay that does not know it reads the batch all the same
     number: int = 0  # of the next event at least, where the cluster lost what was counted before
     former: bool = False  # the hashes are of the kind that covers signatures
 
@@ -145,6 +146,8 @@ def _message(
         about["ord"] = list(stamp.ordinals)
     if stamp.hashes:
         about["hash"] = _HASH
+    if batch.pulled:
+        about["pulled"] = True
     headers = {BATCH: orjson.dumps(about).decode()}
     if stamp.hashes:
         headers[HASHES] = stamp.hashes
@@ -181,6 +184,7 @@ def decode(message: Message) -> Meta:
             hashes=message.headers.get(HASHES),
             ordinals=tuple(about["ord"]) if "ord" in about else None,
             replica=str(about.get("by", "")),
+            pulled=about.get("pulled") is True,
             number=int(about.get("number", 0)),
             former=HASHES in message.headers and about.get("hash") != _HASH,
         )
@@ -205,5 +209,6 @@ def stored(meta: Meta, number: int, payload: bytes, body: bytes | None = None) -
         count=meta.count,
         payload=payload,
         ordinals=meta.ordinals,
+        pulled=meta.pulled,
         body=body,
     )

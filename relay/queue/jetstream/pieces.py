@@ -49,7 +49,7 @@ class Pieces:
 
     pieces: tuple[Piece, ...]
     singly: bool  # events without a time are alone in their pieces
-    digest: bytes  # the same only for the same bodies
+    digest: bytes  # the same only for the same bodies that came the same way
 
 
 def cut(batches: Sequence[Batch], room: int, *, indexed: bool) -> Pieces:
@@ -72,6 +72,8 @@ def cut(batches: Sequence[Batch], room: int, *, indexed: bool) -> Pieces:
         raise QueueError(f"a request of {len(pieces)} pieces cannot be stored at once")
     digest = sha256(batches[0].source.encode())
     for batch in batches:
+        if batch.pulled:
+            digest.update(b"pulled")
         digest.update(batch.payload)
     return Pieces(tuple(pieces), singly, digest.digest()[:_DIGEST_BYTES])
 

@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from relay import gzipped
-from relay.konnect.content import content_names
-from relay.queue.dedup.names import names_of
+from relay.queue.dedup.names import Names, names_of
 from relay.queue.jetstream.bucket import Bucket, Entry
 from relay.queue.jetstream.fetch import Message, get, scan
 from relay.queue.jetstream.index import from_header, unpack
@@ -117,8 +116,8 @@ class Search:
     async def texts(self, seq: int) -> dict[str, bytes]:
         """The lines of a batch by what they say; none where it is broken or gone. Raises `QueueError`."""
         message = await get(self._link, self._stream, seq)
-        found = None if message is None else _lines_of(message)
-        return {} if found is None else dict(zip(content_names(*found), found[0], strict=True))
+        found = None if message is None else _named(message)
+        return {} if found is None else dict(zip(found[0].contents, found[1], strict=True))
 
     async def _find(self, some: Sequence[tuple[Wanted, Iterable[Stored]]]) -> list[Found]:
         """What is found of each; all are of one source."""
@@ -182,10 +181,10 @@ class Search:
             self._opened.move_to_end(seq)
             return opened
         message = await get(self._link, self._stream, seq)
-        lines = None if message is None else _lines_of(message)
-        if lines is None:
+        found = None if message is None else _named(message)
+        if found is None:
             return frozenset(), frozenset()
-        names = names_of(*lines)
+        names, _ = found
         opened = self._opened[seq] = frozenset(names.ids), frozenset(names.contents)
         self._opened_events += len(names.ids)
         while self._opened_events > _OPENED_EVENTS:
@@ -194,12 +193,13 @@ class Search:
         return opened
 
 
-def _lines_of(message: Message) -> tuple[list[bytes], Sequence[int] | None] | None:
-    """A batch's lines and their ordinals; None where it is broken."""
+def _named(message: Message) -> tuple[Names, list[bytes]] | None:
+    """A batch's events by name, and their lines; None where it is broken."""
     meta = decode(message)
     if not intact(meta, message.payload):
         return None
-    return gzipped.decompress(message.payload).split(b"\n")[:-1], meta.ordinals
+    lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
+    return names_of(lines, meta.ordinals, pulled=meta.pulled), lines
 
 
 def _recall(entry: Entry, quests: Sequence[Found]) -> None:

@@ -84,7 +84,7 @@ class EventLog:
                     each,
                     request.spans[n],
                     request.since,
-                    names_of(each.lines, numbers, twins=twins),
+                    names_of(each.lines, numbers, pulled=each.pulled, twins=twins),
                     request.vouched,
                 )
                 undecided |= known.undecided
@@ -115,6 +115,7 @@ class EventLog:
             count=row.events,
             payload=batch.payload,
             ordinals=numbers,
+            pulled=batch.pulled,
             body=batch.body,
         )
         return batch, stored

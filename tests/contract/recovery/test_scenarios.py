@@ -12,13 +12,16 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from relay.konnect.pulled import line_of
 from relay.model import Reason, Recovering
+from relay.queue.base import DeadLetterFilter
 from tests.contract.recovery.running import AUTHORIZATION, Running
 from tests.fakes.clock import FakeClock
 from tests.fakes.judging import forged
 from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Maker, Place
-from tests.fakes.konnect.writing import LogFormat, jwks, line
+from tests.fakes.konnect.writing import LogFormat, entry, jwks, line
 from tests.fakes.siem import Siem
+from tests.fakes.signing import JWKS_FILE
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 
@@ -49,6 +52,16 @@ async def some(running: Running, maker: Maker, number: int = 20) -> None:
     """Events happen and arrive."""
     running.konnect.happen(maker.some(number, at=running.clock.now()))
     await running.until(lambda: all(it.over.is_set() for it in running.konnect.sender.sendings), "sending")
+
+
+async def send(running: Running, lines: list[bytes]) -> None:
+    """As Konnect would, or somebody who has its secret."""
+    url = f"http://127.0.0.1:{running.port}/audit-logs"
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": AUTHORIZATION}) as session,
+        session.post(url, data=b"\n".join(lines)) as answer,
+    ):
+        assert (await answer.json())["accepted"] == len(lines)
 
 
 async def down(running: Running, maker: Maker, seconds: float, *, every: float) -> None:
@@ -176,6 +189,39 @@ async def test_somebody_switched_the_webhook_off(running: Running, maker: Maker)
     running.konnect.organisation.webhook(Place()).enabled = True
     await all_is_well(running)
     assert running.log.named("webhook.switched_on") == []
+
+
+@pytest.mark.parametrize("signed", [True, False])
+async def test_what_is_pulled_passes_the_quarantine(
+    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem, maker: Maker, signed: bool
+) -> None:
+    """However Konnect signs its own log, or does not: it told the relay these events itself.
+
+    Somebody who has the webhook's secret sends the same lines before: neither believed, nor in the way.
+    """
+    konnect.pull.signed = signed
+    source = {"name": "konnect", "authorization": AUTHORIZATION}
+    signatures = {"mode": "quarantine", "jwks": str(JWKS_FILE)}
+    async with Running(tmp_path, clock, konnect, siem, sources=[source | {"signatures": signatures}]) as it:
+        bind(it)
+        await some(it, maker)
+        it.konnect.organisation.webhook(Place()).enabled = False
+        missed = maker.some(5, at=it.clock.now())
+        it.konnect.record(missed)
+        forged = [line_of(entry(event, signed=False)) for event in missed]
+        await send(it, forged)
+        await it.through(3 * MINUTE)
+        it.clock.jump(HOUR)
+        await it.until(lambda: bool(it.log.named("recovery.pulled")), "the pull")
+        it.konnect.organisation.webhook(Place()).enabled = True
+        await all_is_well(it)
+
+        letters = await it.queue.dead_letters(DeadLetterFilter())
+        assert [letter.event and letter.event.line for letter in letters] == forged
+        pulled = [line_of(entry(event, signed=signed)) for event in missed]
+        assert set(pulled) <= set(it.siem.lines())
+        result = "verified" if signed else "absent"
+        assert await it.metric(f'relay_signatures_total{{result="{result}"') >= 5
 
 
 async def test_the_token_may_not_switch_the_webhook_on(running: Running, maker: Maker) -> None:
