@@ -30,7 +30,7 @@ from tests.contract.recovery.scenes import (
 )
 from tests.fakes.clock import FakeClock
 from tests.fakes.disk import small_disk
-from tests.fakes.konnect import FakeKonnect, Maker
+from tests.fakes.konnect import FakeKonnect, Maker, Place
 from tests.fakes.nats import NatsServer
 from tests.fakes.proxy import TcpProxy
 from tests.fakes.siem import Siem
@@ -80,6 +80,22 @@ async def test_a_short_restart_is_no_gap(running: Running, maker: Maker) -> None
 
     assert await running.gaps() == []
     assert running.konnect.called("PUT", "/audit-log-replay-job") == []
+
+
+@on_both
+async def test_killed_while_a_replay_runs(running: Running, maker: Maker) -> None:
+    """What was known of the job is gone with it, and what the job sends finds nobody: another one does it."""
+    await some(running, maker)
+    running.konnect.replays.pace = 10.0
+    await down(running, maker, HOUR, every=MINUTE)
+    await running.until(lambda: running.konnect.organisation.job(Place()).status == "running", "the replay")
+    await running.kill()
+    running.clock.jump(MINUTE)
+    await running.start()
+
+    await all_is_well(running)
+    assert len(running.log.named("recovery.replaying")) >= 2
+    assert running.log.named("recovery.replayed")
 
 
 @on_both
