@@ -17,7 +17,7 @@ from tests.contract.recovery.scenes import bind
 from tests.fakes.clock import FakeClock
 from tests.fakes.konnect import TOKEN, FakeKonnect, Maker
 from tests.fakes.nats import NatsServer
-from tests.fakes.siem import Siem
+from tests.fakes.siem import Answer, Siem
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +74,14 @@ async def siem() -> AsyncIterator[Siem]:
 
 
 @pytest.fixture
+async def flapping() -> AsyncIterator[Siem]:
+    """A SIEM that refuses every third request."""
+    async with Siem() as siem:
+        siem.then(lambda _: Answer(503 if len(siem.requests) % 3 == 0 else 200))
+        yield siem
+
+
+@pytest.fixture
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
     """SQLite, where a test does not ask for more. Not async: the NATS server is one for all tests."""
     if getattr(request, "param", "sqlite") == "sqlite":
@@ -87,10 +95,10 @@ on_both = pytest.mark.parametrize("engine", ["sqlite", "jetstream"], indirect=Tr
 
 @pytest.fixture
 async def running(
-    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem, engine: Engine
+    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem, flapping: Siem, engine: Engine
 ) -> AsyncIterator[Running]:
     """A relay that Konnect sends to. Its replays repeat the lines in other batches."""
     konnect.sender.restamps = False
-    async with Running(tmp_path, clock, konnect, siem, engine=engine) as running:
+    async with Running(tmp_path, clock, konnect, siem, flapping, engine=engine) as running:
         bind(running)
         yield running

@@ -1,4 +1,4 @@
-"""A whole relay in this process, on a clock that the test turns, between a Konnect and a SIEM on loopback.
+"""A whole relay in this process, on a clock that the test turns, between a Konnect and SIEMs on loopback.
 
 async with Running(tmp_path, clock, konnect, siem) as running:
     running.konnect.happen(maker.some(10, at=clock.now()))
@@ -51,15 +51,14 @@ class Running:
         folder: Path,
         clock: FakeClock,
         konnect: FakeKonnect,
-        siem: Siem,
-        *,
+        *siems: Siem,
         engine: Engine | None = None,
         beside: Running | None = None,
     ) -> None:
         """*engine* is SQLite in *folder* where none is given."""
         self.clock = clock
         self.konnect = konnect
-        self.siem = siem
+        self.siems = {f"siem{number}": siem for number, siem in enumerate(siems, 1)}
         self.log = Record()
         self.port = free_port()
         self.engine = engine or SqliteEngine(folder)
@@ -68,7 +67,9 @@ class Running:
             "admin": {"host": "127.0.0.1", "port": 0},
             "sources": [{"name": "konnect", "authorization": AUTHORIZATION}],
             "queue": self.engine.settings(),
-            "destinations": [{"name": "siem", "type": "http", "url": siem.url}],
+            "destinations": [
+                {"name": name, "type": "http", "url": siem.url} for name, siem in self.siems.items()
+            ],
             "recovery": {
                 "konnect": {
                     "region": "us",
@@ -147,7 +148,7 @@ class Running:
 
         A quiet one: what is delivered is stored as delivered, so that nothing is sent twice because of this.
         """
-        await self.until(lambda: self.queue.books("siem").backlog == 0, "the SIEM having everything")
+        await self.delivered()
         await self.queue.flush()
         await self.engine.kill(self.queue, self.stop)
 
@@ -165,10 +166,16 @@ class Running:
         end = self.clock.monotonic() + seconds
         await self.until(lambda: self.clock.monotonic() >= end, "time passing")
 
+    async def delivered(self) -> None:
+        """Until every SIEM has everything that was accepted."""
+        await self.until(
+            lambda: all(self.queue.books(name).backlog == 0 for name in self.siems), "the SIEMs' having it"
+        )
+
     async def recovered(self) -> None:
-        """Until no gap is open and the SIEM has everything."""
+        """Until no gap is open, and all that was accepted is delivered."""
         await self.until(lambda: not self.queue._gaps.open(), "all gaps being closed")
-        await self.until(lambda: self.queue.books("siem").backlog == 0, "the SIEM having everything")
+        await self.delivered()
 
     async def _tick(self) -> None:
         """A moment of time, and as much real time as those who are busy in it need."""
@@ -187,9 +194,9 @@ class Running:
 
     # -- what there is to see
 
-    def arrived(self) -> Counter[str]:
-        """What the SIEM has, by trace id."""
-        return Counter(trace(line) for line in self.siem.lines())
+    def arrived(self) -> list[Counter[str]]:
+        """What each SIEM has, by trace id."""
+        return [Counter(trace(line) for line in siem.lines()) for siem in self.siems.values()]
 
     def kept(self, place: Place | None = None) -> set[str]:
         """What Konnect still has."""

@@ -1,6 +1,6 @@
 """The relay, its disk, its certificate or the network fails: recovery fills the gap.
 
-After each trouble everything that Konnect still has is at the SIEM exactly once, and the list of gaps is
+After each trouble everything that Konnect still has is at every SIEM exactly once, and the list of gaps is
 empty or says truthfully what is lost for ever: `scenes.all_is_well`.
 """
 
@@ -224,10 +224,9 @@ async def test_the_replica_that_konnect_was_sent_to_dies(
     maker = Maker()
     konnect.sender.restamps = False
     engine = JetStreamEngine(nats_server)
+    other = JetStreamEngine(nats_server, engine.stream)
     one = Running(tmp_path, clock, konnect, siem, engine=engine)
-    two = Running(
-        tmp_path, clock, konnect, siem, engine=JetStreamEngine(nats_server, engine.stream), beside=one
-    )
+    two = Running(tmp_path, clock, konnect, siem, engine=other, beside=one)
     async with one, TcpProxy(one.port) as balancer:
         endpoint = f"http://127.0.0.1:{balancer.port}/audit-logs/konnect"
         konnect.organisation.bind(endpoint, AUTHORIZATION)
@@ -254,10 +253,9 @@ async def test_every_replica_dies(
     maker = Maker()
     konnect.sender.restamps = False
     engine = JetStreamEngine(nats_server)
+    other = JetStreamEngine(nats_server, engine.stream)
     one = Running(tmp_path, clock, konnect, siem, engine=engine)
-    two = Running(
-        tmp_path, clock, konnect, siem, engine=JetStreamEngine(nats_server, engine.stream), beside=one
-    )
+    two = Running(tmp_path, clock, konnect, siem, engine=other, beside=one)
     async with one:
         bind(one)
         async with two:
