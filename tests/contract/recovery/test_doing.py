@@ -20,8 +20,7 @@ async def test_a_gap_that_is_being_fetched_is_told_from_one_that_waits(
 
     def doing() -> Recovering:
         found = running.relay._describe().recovering
-        assert found is not None
-        return found
+        return Recovering(None, "nothing yet") if found is None else found
 
     async with Siem() as siem, Running(tmp_path, clock, konnect, siem) as running:
         konnect.organisation.bind(f"http://127.0.0.1:{running.port}/audit-logs/konnect", AUTHORIZATION)
