@@ -7,13 +7,13 @@ most batches never need (`hashes`, `identities`) is made when somebody asks for 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from relay import gzipped
 from relay.konnect.content import SIGNED_BYTES, content
 from relay.konnect.lines import identity
-from relay.konnect.times import DIGITS, event_time, since_event_time
+from relay.konnect.times import event_time, timed
 from relay.model import Batch
 
 # Clocks of Konnect's services may differ a little; an event further in the future would make
@@ -41,13 +41,12 @@ class Fingerprint:
         """Equal events have equal hashes, in every batch of every process."""
         if self.made is None:
             self.made = set(self.each_hash())
+            self.middles = None  # half as large as the lines themselves
         return self.made
 
-    def each_hash(self) -> list[int]:
+    def each_hash(self) -> Iterable[int]:
         """The hash of each event, in order."""
-        if self.middles is None:
-            self.middles = _middles(self.lines)
-        return gzipped.crc32_each(self.middles)
+        return gzipped.crc32_each(self.middles or _middles(self.lines))
 
     @property
     def identities(self) -> list[bytes]:
@@ -58,15 +57,15 @@ def fingerprint(batch: Batch) -> Fingerprint:
     """Take a batch's fingerprint."""
     lines = batch.lines or batch.body.split(b"\n")[:-1]
     limit = int(batch.received_at * 1000) + FUTURE_MS
-    middles = since_event_time(lines, SIGNED_BYTES)
-    if middles is not None and (newest := int(max(middles)[:DIGITS])) <= limit:
-        oldest = int(min(middles)[:DIGITS])
+    found = timed(lines, SIGNED_BYTES)
+    middles = None if found is None else found.rests
+    if found is not None and found.newest <= limit:
         return Fingerprint(
             lines,
             batch.payload,
             limit,
-            oldest,
-            newest,
+            found.oldest,
+            found.newest,
             timed=True,
             plain=True,
             middles=middles,
@@ -74,21 +73,20 @@ def fingerprint(batch: Batch) -> Fingerprint:
         )
     times = [time for i in map(identity, lines) if (time := event_time(i)) is not None and time <= limit]
     oldest, newest = min(times, default=0), max(times, default=0)
-    timed = len(times) == len(lines)
     return Fingerprint(
         lines,
         batch.payload,
         limit,
         oldest,
         newest,
-        timed,
+        timed=len(times) == len(lines),
         plain=False,
         middles=middles,
         pulled=batch.pulled,
     )
 
 
-def event_hashes(lines: Sequence[bytes]) -> list[int]:
+def event_hashes(lines: Sequence[bytes]) -> Iterable[int]:
     """A hash of 32 bits of each event, the same in every process and however the event is stamped and signed.
 
     CRC-32 from the event's time up to where a signature may begin. Hashes raise suspicion, or name the
@@ -98,12 +96,13 @@ def event_hashes(lines: Sequence[bytes]) -> list[int]:
 
 
 def _middles(lines: Sequence[bytes]) -> list[bytes]:
-    return since_event_time(lines, SIGNED_BYTES) or [_middle(line) for line in lines]
+    found = timed(lines, SIGNED_BYTES)
+    return [_middle(line) for line in lines] if found is None else found.rests
 
 
 def _middle(line: bytes) -> bytes:
-    found = since_event_time([line], SIGNED_BYTES)
-    return content(line) if found is None else found[0]
+    found = timed([line], SIGNED_BYTES)
+    return content(line) if found is None else found.rests[0]
 
 
 def ordinals(prints: Sequence[Fingerprint]) -> list[list[int]] | None:

@@ -88,7 +88,7 @@ def hash_in(place: str) -> int | None:
     return int(digest, 16) if kind == "u" else None
 
 
-def former_hashes(each: Fingerprint) -> list[int]:
+def former_hashes(each: Fingerprint) -> Iterable[int]:
     """The hashes that older relays put on batches: of a line's end, where signatures stand.
 
     Such batches may be in the log for a whole window, and such relays at work while replicas are replaced.

@@ -81,7 +81,7 @@ def cut(batches: Sequence[Batch], room: int, *, indexed: bool) -> Pieces:
 def _piece(batch: Batch, each: Fingerprint, indexed: bool) -> Piece:
     if not indexed:
         return Piece(batch, each, NOWHERE, b"")
-    hashes = each.each_hash()
+    hashes = list(each.each_hash())
     each.made = set(hashes)
     return Piece(batch, each, place_of(each), pack(hashes))
 

@@ -48,7 +48,7 @@ from relay.queue.sqlite.alone import OnlyReplica, OwnLease
 from relay.queue.sqlite.database import FileLock, open_database
 from relay.queue.sqlite.gaps import ALIVE, Gaps
 from relay.queue.sqlite.gaps import COLUMNS as GAP_COLUMNS
-from relay.queue.sqlite.log import Appended, EventLog, Request, Undecided
+from relay.queue.sqlite.log import Appended, EventLog, Undecided
 from relay.queue.sqlite.quarantine import Quarantine
 from relay.queue.sqlite.roster import Roster
 from relay.queue.sqlite.rows import BatchRow
@@ -175,10 +175,18 @@ class SqliteQueue:
         if not batches:
             return Receipt(0, 0)
         self._space.admit(sum([len(batch.payload) for batch in batches]))
-        source = batches[0].source
+        source, at = batches[0].source, batches[0].received_at
         request = await self._sources.request(batches, checked=self._judge.checks(source))
+
+        def run(connection: sqlite3.Connection) -> Appended | Undecided:
+            return self._log.append(connection, request)
+
+        def committed(outcome: Appended | Undecided) -> None:
+            if isinstance(outcome, Appended):
+                self._appended(source, at, outcome)
+
         try:
-            while isinstance(outcome := await self._submit(request), Undecided):
+            while isinstance(outcome := await self._writer.submit(run, committed), Undecided):
                 # Outside of the transaction: others have theirs meanwhile. Each turn knows of more lines.
                 found = await vouch(self._judge, source, outcome.lines)
                 request = replace(request, vouched={**(request.vouched or {}), **found})
@@ -186,13 +194,6 @@ class SqliteQueue:
             self._sources.failed(request)
             raise
         return outcome.receipt
-
-    async def _submit(self, request: Request) -> Appended | Undecided:
-        def committed(outcome: Appended | Undecided) -> None:
-            if isinstance(outcome, Appended):
-                self._appended(request.source_name, request.batches[0].received_at, outcome)
-
-        return await self._writer.submit(lambda c: self._log.append(c, request), committed)
 
     def _appended(self, source: str, at: float, appended: Appended) -> None:
         for batch in appended.stored:

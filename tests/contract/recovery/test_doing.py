@@ -6,6 +6,7 @@ from pathlib import Path
 
 from relay.model import Recovering
 from tests.contract.recovery.running import AUTHORIZATION, Running
+from tests.contract.recovery.scenes import HOUR
 from tests.fakes.clock import FakeClock
 from tests.fakes.konnect import FakeKonnect, Fault, Place
 from tests.fakes.siem import Siem
@@ -31,6 +32,7 @@ async def test_a_gap_that_is_being_fetched_is_told_from_one_that_waits(
         waits = doing()
         konnect.organisation.webhook(PLACE).enabled = True
         konnect.replays.pace = None
+        clock.jump(HOUR)  # what Konnect has refused is not tried before
         await running.until(lambda: doing().at_work, "a replay job")
 
         assert (waits.at_work, "replaying" in doing().detail) == (False, True)

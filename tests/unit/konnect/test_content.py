@@ -54,7 +54,7 @@ def test_the_hash_is_that_of_the_content(log_format: LogFormat) -> None:
     for event in Maker().some(9, at=NOW):
         first, again = (line(event, log_format, stamp=NOW + at) for at in (0, 3600))
 
-        assert event_hashes([first]) == event_hashes([again]) == event_hashes([forged(first)])
+        assert len({*event_hashes([first, again, forged(first)])}) == 1
 
 
 def test_without_a_time_of_its_own_the_stamp_counts() -> None:
@@ -111,4 +111,4 @@ def test_what_is_left_of_a_batch_keeps_its_numbers() -> None:
 def test_any_line_has_a_content_and_a_hash(text: bytes) -> None:
     """Whatever comes in."""
     assert content(content(text) + b" sig=" + b"A" * 86) is not None
-    assert event_hashes([text]) == event_hashes([text, text])[:1]
+    assert len({*event_hashes([text]), *event_hashes([text, text])}) == 1
