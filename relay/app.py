@@ -46,7 +46,7 @@ from relay.signing.fetch import with_token
 from relay.signing.keeper import Fetch
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
-_FIXED_SECTIONS = ("server", "admin", "queue", "recovery", "logging")
+_FIXED_SECTIONS = ("server", "admin", "queue", "logging")
 # How much of the shutdown grace the intake may take to answer what it has begun to read.
 _INGEST_SHARE = 0.4
 
@@ -84,7 +84,7 @@ class Relay:
         self._clock = clock
         self._log = log
         self._rng = Random()  # noqa: S311 - spreads retries, keeps no secret
-        self._checker = Checker(clock=clock, metrics=metrics, log=log, fetch=_keys_fetcher(config))
+        self._checker = Checker(clock=clock, metrics=metrics, log=log, fetch=self._fetch_keys)
         self._views = Views(self._checker)
         self._deliveries: dict[str, _Delivery] = {}
         self._workers: asyncio.TaskGroup | None = None
@@ -152,6 +152,9 @@ class Relay:
         left = grace * (1 - _INGEST_SHARE)
         await asyncio.gather(*[self._let_go(each, left) for each in self._deliveries.values()])
         await self._admin.stop()
+
+    async def _fetch_keys(self, url: str) -> bytes:
+        return await _keys_fetcher(self._config)(url)
 
     async def _prepare_checks(self, config: Config) -> Mapping[str, Desk]:
         return {} if self._role == "ingest" else await self._checker.prepare(config)
@@ -245,7 +248,8 @@ class Relay:
         if self._ingest is not None:
             self._ingest.reload(new.sources)
         if self._completeness is not None:
-            self._completeness.set_sources(new.sources)
+            self._completeness.reload(new)
+        self._metrics.set_recovered(self.konnect().recovered)
         await asyncio.gather(*[self._remove(name) for name in stale])
         for delivery in prepared:
             self._start(delivery)

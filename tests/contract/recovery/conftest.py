@@ -10,8 +10,11 @@ import pytest
 from relay.config.secret import Secret
 from relay.recovery.api import Hosts, KonnectApi
 from tests.contract.recovery.commands import Commands
+from tests.contract.recovery.running import Running
+from tests.contract.recovery.scenes import bind
 from tests.fakes.clock import FakeClock
 from tests.fakes.konnect import TOKEN, FakeKonnect, Maker
+from tests.fakes.siem import Siem
 
 
 @pytest.fixture
@@ -44,6 +47,23 @@ def command(
     for name in ("KONNECT_TOKEN", "RELAY_ADMIN_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     return Commands(konnect, tmp_path, capsys)
+
+
+@pytest.fixture
+async def siem() -> AsyncIterator[Siem]:
+    async with Siem() as siem:
+        yield siem
+
+
+@pytest.fixture
+async def running(
+    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem
+) -> AsyncIterator[Running]:
+    """A relay that Konnect sends to. Its replays repeat the lines in other batches."""
+    konnect.sender.restamps = False
+    async with Running(tmp_path, clock, konnect, siem) as running:
+        bind(running)
+        yield running
 
 
 def client(konnect: FakeKonnect, clock: FakeClock, *, token: str = TOKEN, timeout: float = 5.0) -> KonnectApi:

@@ -6,67 +6,18 @@ empty or says truthfully what is lost for ever.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from relay.model import Recovering
 from tests.contract.recovery.running import AUTHORIZATION, Running
+from tests.contract.recovery.scenes import all_is_well, bind, down, failing_batch, some
 from tests.fakes.clock import FakeClock
 from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Maker, Place
 from tests.fakes.siem import Siem
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
-
-
-@pytest.fixture
-async def siem() -> AsyncIterator[Siem]:
-    async with Siem() as siem:
-        yield siem
-
-
-@pytest.fixture
-async def running(
-    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem
-) -> AsyncIterator[Running]:
-    """A relay that Konnect sends to. Its replays repeat the lines in other batches."""
-    konnect.sender.restamps = False
-    async with Running(tmp_path, clock, konnect, siem) as running:
-        bind(running)
-        yield running
-
-
-def bind(running: Running, place: Place | None = None, source: str = "konnect") -> None:
-    endpoint = f"http://127.0.0.1:{running.port}/audit-logs/{source}"
-    running.konnect.organisation.bind(endpoint, AUTHORIZATION, place=place)
-
-
-async def some(running: Running, maker: Maker, number: int = 20) -> None:
-    """Events happen and arrive."""
-    running.konnect.happen(maker.some(number, at=running.clock.now()))
-    await running.until(lambda: all(it.over.is_set() for it in running.konnect.sender.sendings), "sending")
-
-
-async def down(running: Running, maker: Maker, seconds: float, *, every: float) -> None:
-    """Nobody is there for a time in which things go on happening; Konnect gives up on the first batch."""
-    await running.kill()
-    running.konnect.happen(maker.some(10, at=running.clock.now()))
-    await running.until(lambda: all(it.over.is_set() for it in running.konnect.sender.sendings), "giving up")
-    left = seconds
-    while left > 0:
-        running.clock.jump(min(every, left))
-        running.konnect.record(maker.some(3, at=running.clock.now()))
-        left -= every
-    await running.start()
-
-
-async def all_is_well(running: Running) -> None:
-    """The promise of this file, for the organisation."""
-    await running.recovered()
-    arrived = running.arrived()
-    assert running.kept() <= arrived.keys()
-    assert {name: n for name, n in arrived.items() if n > 1} == {}
 
 
 @pytest.mark.parametrize("seconds", [MINUTE, HOUR])
@@ -189,14 +140,6 @@ async def test_the_token_may_not_switch_the_webhook_on(running: Running, maker: 
     assert len(running.log.named("webhook.not_switched_on")) <= 2  # once an hour
     running.konnect.organisation.webhook(Place()).enabled = True
     await all_is_well(running)
-
-
-async def failing_batch(running: Running, maker: Maker) -> None:
-    """Konnect gives up on a batch: for a while it cannot reach the relay."""
-    (destination,) = running.konnect.organisation.destinations.values()
-    good, destination.endpoint = destination.endpoint, "http://127.0.0.1:9/audit-logs/konnect"
-    await some(running, maker)
-    destination.endpoint = good
 
 
 async def test_somebody_switched_the_webhook_off_after_it_was_mended(running: Running, maker: Maker) -> None:

@@ -9,33 +9,12 @@ import pytest
 
 from relay.model import Gap
 from relay.recovery.answers import ORGANISATION, ReplayState, Scope, WebhookState, WebhookStatus
-from relay.recovery.plan import (
-    INACTIVE,
-    RETENTION,
-    Action,
-    Close,
-    Hook,
-    Job,
-    Judge,
-    Look,
-    Mend,
-    Poll,
-    Pull,
-    Replay,
-    Rules,
-    State,
-    Target,
-    Wait,
-    Window,
-    Work,
-    busy,
-    decide,
-    failed,
-    fetched,
-    forbidden,
-    postponed,
-    window_of,
-)
+from relay.recovery.actions import Action, Close, Judge, Look, Mend, Poll, Pull, Replay, Wait
+from relay.recovery.hook import INACTIVE, Hook
+from relay.recovery.outcome import busy, failed, failed_job, fetched, forbidden, postponed
+from relay.recovery.patience import Call, Kind, Patience, Rest
+from relay.recovery.plan import decide, window_of
+from relay.recovery.state import RETENTION, Job, Rules, State, Target, Window, Work
 
 NOW = 1_795_000_000.0
 RULES = Rules()
@@ -69,7 +48,7 @@ def work(**changes: Any) -> dict[tuple[int, Scope], Work]:
 
 
 TABLE: dict[str, tuple[State, Action]] = {
-    "asked to be left alone": (state(not_before=NOW + 30), Wait(NOW + 30)),
+    "asked to be left alone": (state(patience=Patience(Rest(1, NOW + 30))), Wait(NOW + 30)),
     "nobody has looked yet": (state(hooks={}), Poll(ORG)),
     "not for a minute": (state(hooks={ORGANISATION: Hook(NOW - 60, WELL)}), Poll(ORG)),
     "nothing to do": (state(gaps=()), Wait(NOW + 55)),
