@@ -74,6 +74,22 @@ async def test_a_replay_that_konnect_cannot_begin_ends_in_a_pull(running: Runnin
     assert len(running.konnect.called("PUT", "/audit-log-replay-job")) <= 8
 
 
+async def test_a_pull_that_fails_now_and_then_goes_on_where_it_was(running: Running, maker: Maker) -> None:
+    """Each error costs a page, not the window; what was fetched is not told anew."""
+    await some(running, maker)
+    running.konnect.faults.add(Fault("PUT", JOB, status=403, times=-1))
+    for passed in (2, 5, 8, 11):
+        running.konnect.faults.add(Fault("GET", "*/v3/audit-logs", status=500, after=passed))
+    await running.kill()
+    running.konnect.record(maker.some(5500, at=running.clock.now() + 60.0))
+    running.clock.jump(HOUR)
+    await running.start()
+
+    await all_is_well(running)
+    assert len(running.konnect.called("GET", "/v3/audit-logs")) <= 6 + 2 * 4
+    assert await running.metric('relay_recovered_events_total{source="konnect"}') == 5500
+
+
 async def test_a_webhook_that_konnect_cannot_switch_on_holds_up_no_pull(
     running: Running, maker: Maker
 ) -> None:
