@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from relay.recovery.answers import ReplayJob, ReplayState, Scope, WebhookState, WebhookStatus, rfc3339
-from relay.recovery.binding import Binding, shown
+from relay.recovery.binding import Binding, same_endpoint, shown
 from relay.recovery.errors import KonnectError, KonnectForbidden, KonnectNotFound, KonnectUnauthorised
 from relay.recovery.probe import Answered, Certificate
 
@@ -119,7 +119,7 @@ def _endpoint(facts: Facts) -> Iterator[Finding]:
     if facts.expected is None:
         text = f"Konnect sends to {shown(endpoint)}; nothing says whether that is this relay."
         yield Finding("endpoint", Level.WARNING, text, "give --url, or set recovery.konnect.url")
-    elif endpoint != facts.expected:
+    elif not same_endpoint(endpoint, facts.expected):
         text = f"Konnect sends to {shown(endpoint)}, not to {shown(facts.expected)}."
         yield Finding("endpoint", Level.PROBLEM, text, "konnect-relay konnect setup --take-over")
     else:

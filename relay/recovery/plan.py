@@ -118,8 +118,8 @@ def _given_up_on(job: Job, hook: Hook) -> Judge:
     code = None if hook.status is None else hook.status.last_response_code
     if code is None or not 400 <= code < 500 or code in _PASSING:
         return Judge(job, "Konnect gave up on a batch while it ran")
-    trouble = f"Konnect gave up on a batch while it ran, for it was answered {code}"
-    return Judge(job, f"{trouble}; a proxy in front of this relay?", lasting=True)
+    advice = "is it a proxy's limit?" if code == 413 else "konnect-relay konnect doctor tells more"
+    return Judge(job, f"Konnect gave up on a batch that was answered {code}; {advice}", lasting=True)
 
 
 # -- gaps

@@ -9,8 +9,8 @@ import pytest
 
 from relay.konnect.parse import parse
 from relay.recovery.known import keys_of, missing
-from relay.recovery.state import Window
 from relay.recovery.pulled import line_of, moment_of
+from relay.recovery.state import Window
 from tests.fakes.konnect import AuditEvent, Maker
 from tests.fakes.konnect.writing import LogFormat, entry, line
 

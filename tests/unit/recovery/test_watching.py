@@ -15,8 +15,8 @@ from relay.model import Gap
 from relay.observe.metrics import Metrics
 from relay.recovery.expiry import Expiry
 from relay.recovery.heartbeat import BEAT, MARGIN, Heartbeat
-from relay.recovery.state import RETENTION
 from relay.recovery.silence import Silence
+from relay.recovery.state import RETENTION
 from tests.fakes.clock import FakeClock
 
 LOG = structlog.wrap_logger(structlog.testing.CapturingLogger(), wrapper_class=structlog.BoundLogger)
@@ -217,9 +217,7 @@ async def test_a_silence_is_told_once_at_each_end(clock: FakeClock) -> None:
 async def test_our_own_call_has_to_come_back(clock: FakeClock) -> None:
     """Any event after it will do; without one the limit counts from the first unanswered call."""
     received, metrics = Received(), Metrics(["eu"], [])
-    silence = Silence(
-        received, lambda: {"eu": None}, echo=lambda: 300, clock=clock, gauges=metrics, log=LOG
-    )
+    silence = Silence(received, lambda: {"eu": None}, echo=lambda: 300, clock=clock, gauges=metrics, log=LOG)
     for _ in range(5):
         silence.called("eu")
         await clock.advance(60.0)
