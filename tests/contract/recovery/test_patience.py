@@ -46,6 +46,7 @@ async def test_one_portals_status_that_cannot_be_had_is_its_own_trouble(
         bind(running, Place(portal=PORTAL), "portal")
         fault = Fault("GET", f"*/portals/{PORTAL}/*/status", status=status, body=b"[]", times=-1)
         konnect.faults.add(fault)
+        await running.through(MINUTE)  # a heartbeat is stored
         await running.kill()
         clock.jump(MINUTE)
         konnect.record(maker.some(5, at=clock.now()))
@@ -163,6 +164,7 @@ async def test_konnects_wish_to_be_left_alone_is_obeyed_for_an_hour_at_most(
 async def too_large(running: Running, maker: Maker, place: Place | None = None) -> None:
     """While the relay is down, what happens makes a batch that it will not take."""
     running.konnect.replays.batch = 1000
+    await running.through(MINUTE)  # a heartbeat is stored
     await running.kill()
     running.clock.jump(HOUR)
     at = running.clock.now() - HOUR / 2

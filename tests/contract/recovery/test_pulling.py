@@ -32,12 +32,12 @@ HOUR = 3600.0
 class Counted(SqliteQueue):
     """Counts what is read of the log."""
 
-    read = 0
+    batches_read = 0
 
     async def received(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
         async with aclosing(super().received(start, end)) as batches:
             async for batch in batches:
-                self.read += 1
+                self.batches_read += 1
                 yield batch
 
 
@@ -119,7 +119,7 @@ async def test_an_error_costs_one_page(
 
     assert pulling.errors == 3
     assert len(konnect.called("GET", "/v3/audit-logs")) <= 6 + 2 * 3
-    assert queue.read <= 300
+    assert queue.batches_read <= 300
     assert (pulling.accepted, await stored(queue, clock)) == (2500, once(events))
 
 
@@ -158,7 +158,7 @@ async def test_what_a_pull_costs_grows_with_its_window_alone(
     await pulling.run()
 
     assert len(konnect.called("GET", "/v3/audit-logs")) == 5
-    assert queue.read == 240
+    assert queue.batches_read == 240
     assert await stored(queue, clock) == once(events)
 
 

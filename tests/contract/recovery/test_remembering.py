@@ -110,6 +110,7 @@ async def test_recovery_begins_and_ends_with_its_configuration(
     async with running:
         bind(running)
         bind(running, place, "portal")
+        await running.through(MINUTE)  # a heartbeat is stored
         await running.kill()
         clock.jump(MINUTE)
         konnect.record([maker.authentication(at=clock.now(), portal=PORTAL)])
