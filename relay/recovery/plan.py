@@ -165,14 +165,13 @@ def _fetch(state: State, gap: Gap, target: Target, now: float, rules: Rules) -> 
     pull_at, replay_at = (_rests_until(state, kind, scope) for kind in (Kind.PULL, Kind.REPLAY))
     pull = _pull(gap, target, window, work) if now >= pull_at else Wait(pull_at)
     # What was pulled and comes by a replay afterwards comes twice, so a pull that has begun goes on.
-    pulls = work.pull or work.pulled is not None
-    if pulls and not _given_up(state, Kind.PULL, scope, rules):
+    if work.pulls and not _given_up(state, Kind.PULL, scope, rules):
         return pull
     hook = state.hooks.get(scope)
     receives = hook is not None and hook.receives
     if receives and now >= replay_at:
         return Replay(gap, target, window)
-    if pulls or (target.can_pull and _no_replay(state, scope, hook, rules)):
+    if work.pulls or (target.can_pull and _no_replay(state, scope, hook, rules)):
         return pull
     return Wait(replay_at) if receives else None
 
@@ -202,12 +201,14 @@ def window_of(gap: Gap, now: float, rules: Rules) -> Window:
 def _joint_window(state: State, gap: Gap, target: Target, now: float, rules: Rules) -> Window:
     """The gap's window and those of the source's other gaps that overlap: one trouble has several causes.
 
-    Without those that are left alone for a while: what cannot be had of them would keep this one open.
+    Without those that are left alone for a while, for what cannot be had of them would keep this one open,
+    and a replay without those that are pulled, for they would come a second time.
     """
-    window = window_of(gap, now, rules)
+    window, pulls = window_of(gap, now, rules), state.of(gap.id, target.scope).pulls
     for other in sorted(state.gaps, key=lambda each: each.start):
-        resting = now < max(other.end + rules.settle, state.of(other.id, target.scope).retry_at)
-        if other.source == gap.source and not resting:
+        work = state.of(other.id, target.scope)
+        apart = now < max(other.end + rules.settle, work.retry_at) or (work.pulls and not pulls)
+        if other.source == gap.source and not apart:
             its = window_of(other, now, rules)
             if its.start <= window.end and its.end >= window.start:
                 window = Window(min(window.start, its.start), max(window.end, its.end))

@@ -83,6 +83,11 @@ class Work:
     busy_since: float | None = None  # somebody else's job runs
     trouble: str = ""  # the last reason, for people
 
+    @property
+    def pulls(self) -> bool:
+        """Whether the log is read for it, be it that this has begun."""
+        return self.pull or self.pulled is not None
+
 
 Key = tuple[int, Scope]
 

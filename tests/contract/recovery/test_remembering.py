@@ -16,6 +16,7 @@ from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Maker, Place
 from tests.fakes.siem import Siem
 
 MINUTE, HOUR = 60.0, 3600.0
+LOG, JOB = ("GET", "/v3/audit-logs"), ("PUT", "/audit-log-replay-job")
 
 
 async def test_a_webhook_that_was_switched_off_by_hand_stays_off_over_a_restart(
@@ -47,21 +48,23 @@ async def test_a_pull_goes_on_after_a_restart(running: Running, maker: Maker) ->
     """It begins where it was, and no replay is tried in its place."""
     await some(running, maker)
     await running.kill()
-    running.konnect.faults.add(Fault("PUT", "*/audit-log-replay-job", status=400, times=3))
-    running.konnect.faults.add(Fault("GET", "*/v3/audit-logs", status=500, after=4, times=-1))
+    running.konnect.faults.add(Fault("PUT", "*/audit-log-replay-job", status=400, times=-1))
+    failing = Fault("GET", "*/v3/audit-logs", status=500, after=4, times=-1)
+    running.konnect.faults.add(failing)
     running.konnect.record(maker.some(5500, at=running.clock.now() + 60.0))
     running.clock.jump(HOUR)
     await running.start()
-    await running.until(lambda: len(running.konnect.called("GET", "/v3/audit-logs")) > 4, "four pages")
+    await running.until(lambda: len(running.konnect.called("GET", "/v3/audit-logs")) > 5, "four pages")
     await running.kill()
-    running.konnect.faults.clear()
-    pages = len(running.konnect.called("GET", "/v3/audit-logs"))
-    await running.clock.advance(5.0)
+    failing.times = 1  # the next one, and then no more
+    before, tried = (running.konnect.called(*call) for call in (LOG, JOB))
     await running.start()
+    await running.until(lambda: len(running.konnect.called(*LOG)) > len(before), "the next page")
 
+    asked = [call.query["filter[ts][lte]"] for call in running.konnect.called(*LOG)]
+    assert asked[len(before)] == asked[len(before) - 1] < asked[0]
+    assert len(running.konnect.called(*JOB)) == len(tried)
     await all_is_well(running)
-    assert len(running.konnect.called("GET", "/v3/audit-logs")) - pages == 2
-    assert len(running.konnect.called("PUT", "/audit-log-replay-job")) == 3
 
 
 async def test_a_note_that_cannot_be_read_is_as_none(running: Running, maker: Maker) -> None:

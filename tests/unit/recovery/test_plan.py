@@ -399,6 +399,14 @@ def test_what_waits_is_not_fetched_together_with_what_does_not() -> None:
     assert decide(given, NOW, RULES) == Replay(other, ORG, window_of(other, NOW, RULES))
 
 
+def test_what_is_pulled_is_not_replayed_together_with_what_is_not() -> None:
+    """It would come twice, in two writings."""
+    other = Gap(2, "us", GAP.end + 30, GAP.end + 90, INACTIVE, 0)
+    given = state(gaps=(GAP, other), work=work(pulled=PULLED), patience=resting(Kind.PULL))
+
+    assert decide(given, NOW, RULES) == Replay(other, ORG, window_of(other, NOW, RULES))
+
+
 def test_a_part_of_a_gap_counts_for_nothing() -> None:
     """Neither as fetched nor as an attempt that went well."""
     given = state(work=work(failures=2))
