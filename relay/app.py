@@ -38,13 +38,13 @@ from relay.queue.base import Queue
 from relay.queue.fates import Wanted
 from relay.recovery.by_hand import PullByHand
 from relay.recovery.completeness import Completeness, targets_of
-from relay.recovery.plan import Window
+from relay.recovery.state import Window
 from relay.signing.checker import Checker
 from relay.signing.fetch import with_token
 from relay.signing.keeper import Fetch
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
-_FIXED_SECTIONS = ("server", "admin", "queue", "recovery", "logging")
+_FIXED_SECTIONS = ("server", "admin", "queue", "logging")
 # How much of the shutdown grace the intake may take to answer what it has begun to read.
 _INGEST_SHARE = 0.4
 
@@ -75,7 +75,7 @@ class Relay:
         self._rng = Random()  # noqa: S311 - spreads retries, keeps no secret
         # Whoever accepts asks it, too, whether a stored event stands for one that is signed otherwise.
         self._checker = Checker(
-            clock=clock, metrics=metrics, log=log, fetch=_keys_fetcher(config), writes=role != "ingest"
+            clock=clock, metrics=metrics, log=log, fetch=self._fetch_keys, writes=role != "ingest"
         )
         queue.judge_by(self._checker)
         self._deliveries = Deliveries(
@@ -153,6 +153,9 @@ class Relay:
         await self._deliveries.stop(grace * (1 - _INGEST_SHARE))
         await self._admin.stop()
 
+    async def _fetch_keys(self, url: str) -> bytes:
+        return await _keys_fetcher(self._config)(url)
+
     def _where(self) -> dict[str, object]:
         server = self._config.server
         where: dict[str, object] = {"admin": f"{self._config.admin.host}:{self._admin.port}"}
@@ -186,7 +189,8 @@ class Relay:
         if self._ingest is not None:
             self._ingest.reload(new.sources)
         if self._completeness is not None:
-            self._completeness.set_sources(new.sources)
+            self._completeness.reload(new)
+        self._metrics.set_recovered(self.konnect().recovered)
         await self._deliveries.remove(stale, self._config.server.shutdown_grace)
         self._deliveries.start(prepared, self._workers)
         names = [config.name for config in new.destinations]
@@ -247,8 +251,7 @@ class Relay:
     async def pull(self, start: float, end: float, region: str | None) -> PulledSpan:
         if self._role == "deliver":
             raise Conflict("this process only delivers; ask one that accepts")
-        source, pulled = await self._by_hand.pull(self._config, region, Window(start, end))
-        return PulledSpan(source, pulled.entries, pulled.accepted, pulled.complete)
+        return PulledSpan(*await self._by_hand.pull(self._config, region, Window(start, end)))
 
     async def hold(self, destination: str, detail: str) -> None:
         self._require_sight()

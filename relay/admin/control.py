@@ -57,7 +57,6 @@ class PulledSpan:
     source: str
     entries: int  # of the log
     accepted: int  # of these, what had not come before
-    complete: bool  # False: some entries could not be reached
 
 
 class RelayControl(Protocol):

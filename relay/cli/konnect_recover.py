@@ -28,8 +28,8 @@ from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, 
 from relay.cli.watch import Watch
 from relay.clock import SystemClock
 from relay.errors import ConfigError
+from relay.observe.ledger import KONNECT_RETENTION
 
-_RETENTION: Final = 7 * 86_400.0  # seconds
 _SLACK: Final = 60.0  # seconds at the far end: clocks differ
 
 
@@ -102,7 +102,7 @@ def kept(start: float, end: float, now: float) -> tuple[float, float | None]:
         raise typer.BadParameter(
             f"--from ({rfc3339(start)}) has to be before --to ({rfc3339(end)}), and before now"
         )
-    oldest = now - _RETENTION + _SLACK
+    oldest = now - KONNECT_RETENTION + _SLACK
     if end <= oldest:
         raise typer.BadParameter(f"--to ({rfc3339(end)}): Konnect keeps seven days, all of this is gone")
     first = max(start, oldest)

@@ -354,6 +354,17 @@ class Queue(Protocol):
 
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]: ...
 
+    async def note(self, name: str, text: str) -> None:
+        """Keep a short text durably in place of the last one of this *name*, a word. Raises `QueueError`.
+
+        For what saves work and may be lost: `queue migrate` leaves it behind.
+        """
+        ...
+
+    async def last_note(self, name: str) -> str | None:
+        """The last such text of any process on this queue; None where there is none. Raises `QueueError`."""
+        ...
+
     async def announce(self, replica: Replica) -> None:
         """Tell the other processes of this relay what this one is and sees; again whenever it changes."""
         ...

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.recovery.answers import ReplayJob, ReplayState, Scope, WebhookState, WebhookStatus, rfc3339
-from relay.recovery.binding import Binding, shown
+from relay.recovery.binding import Binding, same_endpoint, shown
 from relay.recovery.errors import KonnectError, KonnectForbidden, KonnectNotFound, KonnectUnauthorised
 from relay.recovery.finding import Finding, Level
 from relay.recovery.gap_finding import OpenGap, gap_finding
@@ -100,7 +100,7 @@ def _endpoint(facts: Facts) -> Iterator[Finding]:
     if facts.expected is None:
         text = f"Konnect sends to {shown(endpoint)}; nothing says whether that is this relay."
         yield Finding("endpoint", Level.WARNING, text, "give --url, or set recovery.konnect.url")
-    elif endpoint != facts.expected:
+    elif not same_endpoint(endpoint, facts.expected):
         text = f"Konnect sends to {shown(endpoint)}, not to {shown(facts.expected)}."
         yield Finding("endpoint", Level.PROBLEM, text, "konnect-relay konnect setup --take-over")
     else:

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from relay.observe.ledger import KONNECT_RETENTION
 from relay.recovery.answers import Scope, rfc3339
 from relay.recovery.finding import Finding, Level
-
-RETENTION: Final = 7 * 86_400.0  # seconds; then Konnect deletes what it holds
 
 _DAY: Final = 86_400.0
 _MARGIN: Final = 120.0  # seconds around it, for times are not exact
@@ -41,10 +40,10 @@ def gap_finding(source: str, gaps: Sequence[OpenGap], lost: int, scope: Scope, n
     which = "it is" if len(gaps) == 1 else "the oldest is"
     span = f"{which} from {rfc3339(gap.start)} to {rfc3339(gap.end)}"
     text = f"The source {source} has {_gaps(len(gaps), 'open')}; {span}. {_deadline(gap, now)}"
-    if gap.end + RETENTION <= now:
+    if gap.end + KONNECT_RETENTION <= now:
         step = "nothing brings it back; the relay closes it as lost"
         return Finding("gaps", Level.PROBLEM, text, step)
-    urgent = Level.PROBLEM if gap.start + RETENTION - now < _DAY else Level.WARNING
+    urgent = Level.PROBLEM if gap.start + KONNECT_RETENTION - now < _DAY else Level.WARNING
     by_hand = _recover(gap, scope, now)
     if not gap.by_relay:
         text += " The relay does not fetch it: it has no Konnect token, or no webhook of this source."
@@ -68,7 +67,7 @@ def _gaps(count: int, kind: str) -> str:
 
 
 def _deadline(gap: OpenGap, now: float) -> str:
-    first, last = gap.start + RETENTION - now, gap.end + RETENTION - now
+    first, last = gap.start + KONNECT_RETENTION - now, gap.end + KONNECT_RETENTION - now
     if first > 0:
         return f"Konnect deletes the first event that may be missing in {_span(first)}."
     if last > 0:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.clock import Clock
+from relay.observe.ledger import KONNECT_RETENTION
 from relay.recovery.answers import ReplayJob, ReplayState, Scope
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectConflict, KonnectError, KonnectThrottled, KonnectUnavailable
 from relay.recovery.reconciling import Window
 
-RETENTION: Final = 7 * 86_400.0  # seconds; then Konnect deletes an event for good
 _POLL: Final = 5.0  # seconds between two looks at a job
 _LONGEST: Final = 6 * 3600.0  # seconds a job may take, ours or another one
 # Konnect's clock may be ahead of ours, and a window that begins too early is refused as a whole.
@@ -71,7 +71,7 @@ async def replay(
 def widened(windows: Sequence[Window], margin: float, now: float) -> list[tuple[float, float, int]]:
     """The windows with their margins, as start, end and what is missing; those that overlap are one."""
     found: list[tuple[float, float, int]] = []
-    oldest = now - RETENTION + _SAFE
+    oldest = now - KONNECT_RETENTION + _SAFE
     for window in windows:
         start, end = max(oldest, window.start / 1000 - margin), min(now, window.end / 1000 + margin)
         if start >= end:

@@ -62,7 +62,7 @@ class OperatedRelay:
         if region not in (None, self.access.region):
             raise Conflict(f"the relay's region is {self.access.region}, not {region}")
         self.pulled.append((start, end))
-        return PulledSpan(self._sources[0], 3, 2, complete=True)
+        return PulledSpan(self._sources[0], 3, 2)
 
     async def hold(self, destination: str, detail: str) -> None:
         self._known(destination)

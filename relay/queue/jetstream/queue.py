@@ -383,6 +383,13 @@ class JetStreamQueue:
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]:
         return self._gaps.all() if include_closed else self._gaps.open()
 
+    async def note(self, name: str, text: str) -> None:
+        await self._bucket.put(f"note.{name}", text.encode())
+
+    async def last_note(self, name: str) -> str | None:
+        entry = await self._bucket.get(f"note.{name}")
+        return None if entry is None else entry.value.decode(errors="replace")
+
     async def beat(self, at: float) -> None:
         await self._bucket.put(ALIVE, dump_alive(at))
 

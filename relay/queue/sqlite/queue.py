@@ -330,15 +330,25 @@ class SqliteQueue:
         found = [Gap(*row) for row in rows]
         return found if include_closed else [gap for gap in found if gap.closed_at is None]
 
-    async def beat(self, at: float) -> None:
-        def run(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (ALIVE, at))
+    async def note(self, name: str, text: str) -> None:
+        await self._put(f"note:{name}", text)
 
-        await self._writer.submit(run)
+    async def last_note(self, name: str) -> str | None:
+        rows = await self._store.query("SELECT value FROM meta WHERE key=?", (f"note:{name}",))
+        return str(rows[0][0]) if rows else None
+
+    async def beat(self, at: float) -> None:
+        await self._put(ALIVE, at)
 
     async def last_beat(self) -> float | None:
         rows = await self._store.query("SELECT value FROM meta WHERE key=?", (ALIVE,))
         return float(rows[0][0]) if rows else None
+
+    async def _put(self, key: str, value: float | str) -> None:
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+        await self._writer.submit(run)
 
     def stats(self) -> QueueStats:
         usage = self._space.usage

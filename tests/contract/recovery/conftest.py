@@ -89,10 +89,6 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
     return JetStreamEngine(request.getfixturevalue("nats_server"))
 
 
-on_both = pytest.mark.parametrize("engine", ["sqlite", "jetstream"], indirect=True)
-"""For scenarios that the queue has a part in; the others are about what Konnect says and does."""
-
-
 @pytest.fixture
 async def running(
     tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem, flapping: Siem, engine: Engine

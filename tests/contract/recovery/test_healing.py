@@ -9,10 +9,11 @@ from typing import TypeVar
 
 import pytest
 
+from relay.observe.ledger import KONNECT_RETENTION
 from relay.recovery.answers import ORGANISATION, ReplayState
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectError, KonnectForbidden, KonnectUnavailable
-from relay.recovery.healing import RETENTION, Replayed, replay, run_job
+from relay.recovery.healing import Replayed, replay, run_job
 from relay.recovery.pulling import whole_log
 from relay.recovery.reconciling import Window
 from tests.fakes.clock import FakeClock
@@ -174,7 +175,7 @@ async def test_a_window_never_begins_before_what_konnect_keeps(
     api: KonnectApi, konnect: FakeKonnect, clock: FakeClock
 ) -> None:
     """It would be refused as a whole; what is deleted is gone."""
-    gone, going = window(clock, RETENTION + 7200), window(clock, RETENTION - 90)
+    gone, going = window(clock, KONNECT_RETENTION + 7200), window(clock, KONNECT_RETENTION - 90)
 
     jobs = await heal(api, clock, [gone, going])
 

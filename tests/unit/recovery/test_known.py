@@ -8,12 +8,16 @@ import pytest
 
 from relay.konnect.pulled import line_of
 from relay.recovery.known import keys_of, missing
-from relay.recovery.plan import Window
+from relay.recovery.state import Window
 from tests.fakes.konnect import AuditEvent, Maker
 from tests.fakes.konnect.writing import LogFormat, entry, line
 
 AT = 1_750_000_000.123
 ALWAYS = Window(0.0, 4_000_000_000.0)
+
+
+def keys(lines: list[bytes]) -> Counter[int]:
+    return Counter(key for _, key in keys_of(lines, ALWAYS))
 
 
 def alike(event: AuditEvent) -> bytes:
@@ -26,7 +30,7 @@ def test_what_was_received_in_any_format_is_not_taken_again(log_format: LogForma
     events = Maker().some(30, at=AT)
     received = [line(event, log_format, stamp=AT) for event in events[:20]]
 
-    left = missing([alike(event) for event in events], Counter(keys_of(received, ALWAYS)))
+    left = missing([alike(event) for event in events], keys(received))
 
     assert left == [alike(event) for event in events[20:]]
 
@@ -34,7 +38,7 @@ def test_what_was_received_in_any_format_is_not_taken_again(log_format: LogForma
 def test_twins_are_counted() -> None:
     """Of three alike, one was received: two are missing."""
     (event,) = Maker().some(1, at=AT)
-    received = Counter(keys_of([line(event, "cef", stamp=AT)], ALWAYS))
+    received = keys([line(event, "cef", stamp=AT)])
 
     assert missing([alike(event)] * 3, received) == [alike(event)] * 2
     assert missing([alike(event)], received) == []
@@ -43,10 +47,10 @@ def test_twins_are_counted() -> None:
 def test_where_nobody_can_tell_which_is_missing_all_are_taken() -> None:
     """Two checks of one trace in one millisecond, of two resources: twice rather than not at all."""
     one, two = (Maker().authorization(at=AT, resource=name) for name in ("portals", "usage"))
-    received = Counter(keys_of([line(one, "cef", stamp=AT)], ALWAYS))
+    received = keys([line(one, "cef", stamp=AT)])
 
     assert missing([alike(one), alike(two)], received) == [alike(one), alike(two)]
-    both = received + Counter(keys_of([line(two, "cef", stamp=AT)], ALWAYS))
+    both = received + keys([line(two, "cef", stamp=AT)])
     assert missing([alike(one), alike(two)], both) == []
 
 
@@ -61,7 +65,7 @@ def test_a_line_that_only_claims_to_be_pulled_hides_nothing() -> None:
     """Whoever may send can write the mark into what is missing: it is pulled all the same."""
     (event,) = Maker().some(1, at=AT)
     marked = b'{"relay_pulled":true,' + line(event, "json", stamp=AT)[1:]
-    received = Counter(keys_of([alike(event), marked], ALWAYS))
+    received = keys([alike(event), marked])
 
     assert missing([alike(event)], received) == [alike(event)]
 
