@@ -135,8 +135,8 @@ def _recover(state: State, now: float, rules: Rules) -> Action:
             continue  # nobody can help, it is not written down yet, or `expiry` is about to close it
         if gap.cause == INACTIVE and now < gap.start + rules.growing and _is_failing(state, targets):
             continue
-        if now < gap.end + rules.settle:  # it may still grow
-            wake = min(wake, gap.end + rules.settle)
+        if now < (settled_at := _settled_at(state, gap, now, rules)):  # it may still grow
+            wake = min(wake, settled_at)
             continue
         left = [each for each in targets if not _is_covered(state.of(gap.id, each.scope), gap, now, rules)]
         if not left:
@@ -148,6 +148,23 @@ def _recover(state: State, now: float, rules: Rules) -> Action:
             elif action is not None:
                 return action
     return Wait(max(wake, now))
+
+
+def _settled_at(state: State, gap: Gap, now: float, rules: Rules) -> float:
+    """When a gap can be fetched, together with one that began within its margin and was noticed later.
+
+    Such a one is waited for as long as the margin, and no longer: it may grow for ever.
+    """
+    at = gap.end + rules.settle
+    if now < gap.end + rules.margin:
+        window = window_of(gap, now, rules)
+        beside = [it.end + rules.settle for it in state.gaps if _overlap(it, gap, window)]
+        at = max([at, *beside])
+    return at
+
+
+def _overlap(other: Gap, gap: Gap, window: Window) -> bool:
+    return other.source == gap.source and other.start <= window.end and other.end >= window.start
 
 
 def _is_failing(state: State, targets: Sequence[Target]) -> bool:

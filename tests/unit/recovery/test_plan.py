@@ -321,6 +321,26 @@ def test_the_oldest_gap_comes_first_and_one_that_waits_holds_up_none() -> None:
     assert decide(waiting, NOW, RULES) == Replay(GAP, ORG, WINDOW)
 
 
+@pytest.mark.parametrize(
+    ("ended", "noticed", "expected"),
+    [
+        (40.0, 15.0, Wait(NOW + 5)),
+        (100.0, 15.0, Wait(NOW + 5)),
+        (121.0, 15.0, None),  # beyond the margin nobody waits for another
+        (100.0, 21.0, None),  # both are over
+    ],
+)
+def test_a_gap_that_was_noticed_a_moment_later_is_waited_for(
+    ended: float, noticed: float, expected: Wait | None
+) -> None:
+    """Down time, and that Konnect gave up meanwhile: one job for the two."""
+    gap = replace(GAP, end=NOW - ended)
+    late = Gap(2, "us", NOW - ended - 10, NOW - noticed, INACTIVE, 0)
+    action = decide(state(gaps=(gap, late)), NOW, RULES)
+
+    assert action == expected if expected is not None else isinstance(action, Replay)
+
+
 def test_gaps_that_overlap_are_fetched_together() -> None:
     """The down time and the webhook that went inactive by it are one trouble, and one job."""
     other = Gap(2, "us", GAP.end + 30, GAP.end + 90, INACTIVE, 0)
