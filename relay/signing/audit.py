@@ -18,7 +18,8 @@ from typing import BinaryIO, Final
 
 from relay.errors import RelayError
 from relay.konnect.jwks import Key
-from relay.konnect.signatures import Rule, SignatureResult, Signed, Verdict, signed_as, verify
+from relay.konnect.signatures import SignatureResult, Verdict, verify
+from relay.konnect.signed_bytes import Rule, Signed, signed_as
 
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"

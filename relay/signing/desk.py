@@ -14,7 +14,8 @@ from typing import Final, Literal
 from relay.batch import Checked, StoredBatch
 from relay.config.signatures import Signatures
 from relay.konnect.jwks import Key
-from relay.konnect.signatures import Rule, SignatureResult, Signed, signed_as, verify
+from relay.konnect.signatures import SignatureResult, verify
+from relay.konnect.signed_bytes import Rule, Signed, signed_as
 from relay.model import Reason, Unfit
 from relay.signing.keeper import KeyKeeper
 

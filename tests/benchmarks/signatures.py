@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 
 from relay.konnect.jwks import Key
-from relay.konnect.signatures import Rule, SignatureResult, verify
+from relay.konnect.signatures import SignatureResult, verify
+from relay.konnect.signed_bytes import Rule
 from relay.signing.crew import Crew
 from tests.benchmarks.harness import Bench, Variation, measure_relay
 from tests.fakes.events import cef

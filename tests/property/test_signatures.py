@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from relay.konnect.jwks import parse_jwks
 from relay.konnect.lines import format_of
 from relay.konnect.pulled import entry_of, line_of
-from relay.konnect.signatures import Rule, SignatureResult, Signed, signed_as, verify
+from relay.konnect.signatures import SignatureResult, verify
+from relay.konnect.signed_bytes import Rule, Signed, signed_as
 from tests.fakes.chunks import sample
 from tests.fakes.konnect import Maker
 from tests.fakes.konnect.writing import entry

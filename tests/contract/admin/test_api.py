@@ -508,6 +508,6 @@ async def test_a_span_is_pulled_for_an_operator(admin: Admined) -> None:
     status, answer = await admin.ask("POST", "/api/v1/pulls", {**span, "region": "eu"})
     refused, problem = await admin.ask("POST", "/api/v1/pulls", {**span, "region": "us"})
 
-    assert (status, answer) == (200, {"source": "eu", "entries": 3, "accepted": 2, "complete": True})
+    assert (status, answer) == (200, {"source": "eu", "entries": 3, "accepted": 2})
     assert admin.control.pulled == [(parse_rfc3339(span["from"]), parse_rfc3339(span["to"]))]
     assert (refused, "not us" in problem["detail"]) == (409, True)

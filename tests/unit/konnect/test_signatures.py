@@ -9,7 +9,8 @@ import pytest
 
 from relay.konnect.jwks import parse_jwks
 from relay.konnect.pulled import line_of
-from relay.konnect.signatures import RULES, Rule, SignatureResult, Signed, Verdict, signed_as, verify
+from relay.konnect.signatures import SignatureResult, Verdict, verify
+from relay.konnect.signed_bytes import RULES, Rule, Signed, signed_as
 from relay.observe import catalog
 from tests.fakes.chunks import sample
 from tests.fakes.signing import JWKS_FILE, TEST, Signer, another
