@@ -12,25 +12,22 @@ logic of its own: whatever can be tested without a process lives in the parts.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from random import Random
 
 from relay import __version__
-from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess
+from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess, PulledSpan
 from relay.admin.server import AdminServer
 from relay.clock import Clock
 from relay.config.agreement import agreement
-from relay.config.destination import DestinationConfig, Filter
+from relay.config.destination import Filter
 from relay.config.load import Loaded
 from relay.config.schema import Admin, Config, Source
+from relay.delivery.deliveries import Deliveries
 from relay.delivery.filter import wanted
 from relay.delivery.views import Views
-from relay.delivery.worker import DestinationWorker
-from relay.destinations.base import Destination, ProbeReport
-from relay.destinations.registry import build
-from relay.errors import ConfigError, Conflict, NotFound
+from relay.destinations.base import ProbeReport
+from relay.errors import Conflict, NotFound
 from relay.ingest.server import IngestServer
 from relay.model import Hold, HoldReason, Replica, Role, Sighting
 from relay.observe.logs import Log
@@ -39,25 +36,17 @@ from relay.observe.presence import Presence
 from relay.observe.replicas import holder, oldest_accepting
 from relay.queue.base import Queue
 from relay.queue.fates import Wanted
+from relay.recovery.by_hand import PullByHand
 from relay.recovery.completeness import Completeness, targets_of
+from relay.recovery.state import Window
 from relay.signing.checker import Checker
-from relay.signing.desk import Desk
 from relay.signing.fetch import with_token
 from relay.signing.keeper import Fetch
 
 # Restarting is needed for these: a socket, a file or the process's own set-up hangs on them.
-_FIXED_SECTIONS = ("server", "admin", "queue", "recovery", "logging")
+_FIXED_SECTIONS = ("server", "admin", "queue", "logging")
 # How much of the shutdown grace the intake may take to answer what it has begun to read.
 _INGEST_SHARE = 0.4
-
-
-@dataclass(slots=True)
-class _Delivery:
-    """A configured destination at work."""
-
-    config: DestinationConfig
-    destination: Destination
-    worker: DestinationWorker
 
 
 class Relay:
@@ -84,9 +73,20 @@ class Relay:
         self._clock = clock
         self._log = log
         self._rng = Random()  # noqa: S311 - spreads retries, keeps no secret
-        self._checker = Checker(clock=clock, metrics=metrics, log=log, fetch=_keys_fetcher(config))
-        self._views = Views(self._checker)
-        self._deliveries: dict[str, _Delivery] = {}
+        # Whoever accepts asks it, too, whether a stored event stands for one that is signed otherwise.
+        self._checker = Checker(
+            clock=clock, metrics=metrics, log=log, fetch=self._fetch_keys, writes=role != "ingest"
+        )
+        queue.judge_by(self._checker)
+        self._deliveries = Deliveries(
+            queue,
+            Views(self._checker),
+            delivers=role != "ingest",
+            clock=clock,
+            rng=self._rng,
+            metrics=metrics,
+            log=log,
+        )
         self._workers: asyncio.TaskGroup | None = None
         self._ingest: IngestServer | None = None
         self._completeness: Completeness | None = None
@@ -103,6 +103,7 @@ class Relay:
                 metrics=metrics,
                 log=log,
             )
+        self._by_hand = PullByHand(queue, clock=clock, tally=metrics, log=log)
         self._presence = Presence(queue, self._describe, clock=clock, log=log)
         self._admin = AdminServer(_admin_of(config, role), self, metrics, clock=clock, log=log)
 
@@ -114,14 +115,14 @@ class Relay:
         self._metrics.set_recovered(self.konnect().recovered)
         async with asyncio.TaskGroup() as workers:
             self._workers = workers
-            self._checker.follow(await self._prepare_checks(self._config))
+            self._checker.follow(await self._checker.prepare(self._config))
             background = [
                 workers.create_task(self._presence.run(), name="presence"),
                 workers.create_task(self._checker.run(), name="keys"),
             ]
             try:
-                for delivery in await self._prepare(self._config.destinations):
-                    self._start(delivery)
+                prepared = await self._deliveries.prepare(self._config.destinations)
+                self._deliveries.start(prepared, workers)
                 await self._admin.start()
                 if self._ingest is not None:  # last: whoever is answered 200 finds everything running
                     await self._ingest.start()
@@ -149,19 +150,11 @@ class Relay:
             await self._ingest.stop(grace * _INGEST_SHARE)
         if self._completeness is not None:
             await self._completeness.end()
-        left = grace * (1 - _INGEST_SHARE)
-        await asyncio.gather(*[self._let_go(each, left) for each in self._deliveries.values()])
+        await self._deliveries.stop(grace * (1 - _INGEST_SHARE))
         await self._admin.stop()
 
-    async def _prepare_checks(self, config: Config) -> Mapping[str, Desk]:
-        return {} if self._role == "ingest" else await self._checker.prepare(config)
-
-    async def _let_go(self, delivery: _Delivery, grace: float) -> None:
-        await delivery.worker.stop(grace)
-        # What hangs in here, a dead disk say, must not keep the others from ending in time.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                await delivery.destination.close()
+    async def _fetch_keys(self, url: str) -> bytes:
+        return await _keys_fetcher(self._config)(url)
 
     def _where(self) -> dict[str, object]:
         server = self._config.server
@@ -170,55 +163,6 @@ class Relay:
             where["ingest"] = f"{server.host}:{self._ingest.port}"
         return where
 
-    async def _prepare(self, configs: Sequence[DestinationConfig]) -> list[_Delivery]:
-        """Make destinations ready, all or none. Raises `ConfigError` or `QueueError`."""
-        opened: list[tuple[DestinationConfig, Destination]] = []
-        try:
-            if self._role != "ingest":
-                for config in configs:
-                    # One by one: what is open when the next one fails has to be closed.
-                    opened.append((config, await self._open(config)))  # noqa: PERF401
-            # Only now, since a destination that the queue knows is owed every event from here on. Both roles
-            # do this: a relay that only accepts must already owe its events to somebody.
-            for config in configs:
-                await self.queue.attach(config.name, config.start_from)
-        except BaseException:
-            for _, destination in opened:
-                await destination.close()
-            raise
-        return [self._delivery(config, destination) for config, destination in opened]
-
-    async def _open(self, config: DestinationConfig) -> Destination:
-        destination = build(config, clock=self._clock)
-        try:
-            await destination.open()
-        except ConfigError as error:
-            raise ConfigError([f"destination {config.name}: {each}" for each in error.problems]) from error
-        return destination
-
-    def _delivery(self, config: DestinationConfig, destination: Destination) -> _Delivery:
-        worker = DestinationWorker(
-            config,
-            destination,
-            self.queue,
-            views=self._views,
-            clock=self._clock,
-            rng=self._rng,
-            metrics=self._metrics,
-            log=self._log,
-        )
-        return _Delivery(config, destination, worker)
-
-    def _start(self, delivery: _Delivery) -> None:
-        if self._workers is None:
-            raise RuntimeError("a destination is started by serve() or reload()")
-        self._deliveries[delivery.config.name] = delivery
-        self._workers.create_task(delivery.worker.run(), name=f"deliver to {delivery.config.name}")
-
-    async def _remove(self, name: str) -> None:
-        await self._let_go(self._deliveries[name], self._config.server.shutdown_grace)
-        del self._deliveries[name]
-
     async def reload(self, loaded: Loaded) -> None:
         """Follow a changed configuration without dropping a connection.
 
@@ -226,12 +170,12 @@ class Relay:
         Whatever can fail is done first, so that after an error everything is as it was. Raises
         `ConfigError` or `QueueError`.
         """
+        if self._workers is None:
+            raise RuntimeError("a relay is reloaded while it serves")
         new = loaded.config
-        wanted = {config.name: config for config in new.destinations}
-        stale = [name for name, each in self._deliveries.items() if wanted.get(name) != each.config]
-        fresh = [each for name, each in wanted.items() if name in stale or name not in self._deliveries]
-        desks = await self._prepare_checks(new)
-        prepared = await self._prepare(fresh)
+        stale, fresh = self._deliveries.differing(new.destinations)
+        desks = await self._checker.prepare(new)
+        prepared = await self._deliveries.prepare(fresh)
         await self.queue.set_sources(windows(new.sources))
 
         fixed = [name for name in _FIXED_SECTIONS if getattr(new, name) != getattr(self._config, name)]
@@ -245,11 +189,12 @@ class Relay:
         if self._ingest is not None:
             self._ingest.reload(new.sources)
         if self._completeness is not None:
-            self._completeness.set_sources(new.sources)
-        await asyncio.gather(*[self._remove(name) for name in stale])
-        for delivery in prepared:
-            self._start(delivery)
-        self._log.info("relay.reloaded", changed=stale, destinations=list(wanted))
+            self._completeness.reload(new)
+        self._metrics.set_recovered(self.konnect().recovered)
+        await self._deliveries.remove(stale, self._config.server.shutdown_grace)
+        self._deliveries.start(prepared, self._workers)
+        names = [config.name for config in new.destinations]
+        self._log.info("relay.reloaded", changed=stale, destinations=names)
 
     # -- control -----------------------------------------------------------------------------
 
@@ -262,7 +207,6 @@ class Relay:
         if self._ingest is not None:
             names = [source.name for source in self._config.sources]
             sources = {name: Sighting(*self._ingest.last_attempt(name)) for name in names}
-        seen = {name: each.worker.sighting for name, each in self._deliveries.items()}
         return Replica(
             id=self._replica,
             version=__version__,
@@ -270,7 +214,7 @@ class Relay:
             started_at=self._started_at,
             configuration=self._agreement,
             sources=sources,
-            destinations={name: sighting for name, sighting in seen.items() if sighting is not None},
+            destinations=self._deliveries.sightings(),
             recovering=self._completeness.doing if self._completeness is not None else None,
         )
 
@@ -279,15 +223,18 @@ class Relay:
         return oldest_accepting(self.replicas()) == self._replica
 
     def sources(self) -> Sequence[ConfiguredSource]:
-        names = [source.name for source in self._config.sources]
-        return [ConfiguredSource(name, f"/audit-logs/{name}", self._checker.status(name)) for name in names]
+        checks = self._role != "ingest"  # there only to judge duplicates
+        return [
+            ConfiguredSource(name, f"/audit-logs/{name}", self._checker.status(name) if checks else None)
+            for name in self._names()
+        ]
 
     def konnect(self) -> KonnectAccess:
         if self._config.recovery is None:
             return KonnectAccess()
         settings = self._config.recovery.konnect
-        portals = {each.source: (each.scope.portal,) for each in targets_of(settings, self._names())}
-        return KonnectAccess(settings.region, settings.token is not None, settings.margin, portals)
+        webhooks = {each.source: each.scope.portal for each in targets_of(settings, self._names())}
+        return KonnectAccess(settings.region, settings.token is not None, settings.margin, webhooks)
 
     def _names(self) -> list[str]:
         return [source.name for source in self._config.sources]
@@ -301,6 +248,11 @@ class Relay:
                 return wanted(config.filter)
         return wanted(Filter())
 
+    async def pull(self, start: float, end: float, region: str | None) -> PulledSpan:
+        if self._role == "deliver":
+            raise Conflict("this process only delivers; ask one that accepts")
+        return PulledSpan(*await self._by_hand.pull(self._config, region, Window(start, end)))
+
     async def hold(self, destination: str, detail: str) -> None:
         self._require_sight()
         before = self.queue.hold(destination)
@@ -312,8 +264,7 @@ class Relay:
     async def resume(self, destination: str) -> None:
         self._require_sight()
         await self.queue.set_hold(destination, None)
-        if destination in self._deliveries:
-            await self._deliveries[destination].worker.try_now()
+        await self._deliveries.try_now(destination)
 
     async def forget(self, destination: str) -> None:
         self._require_sight()
@@ -330,7 +281,7 @@ class Relay:
             raise Conflict("this process only accepts; ask one that delivers")
         if destination not in self._deliveries:
             raise NotFound(f"no destination called {destination} is configured")
-        return await self._deliveries[destination].destination.probe()
+        return await self._deliveries.probe(destination)
 
     def _require_sight(self) -> None:
         if not self.queue.sees_delivery:

@@ -41,6 +41,7 @@ class StoredBatch:
         "count",
         "ordinals",
         "payload",
+        "pulled",
         "received_at",
         "sequence",
         "source",
@@ -55,6 +56,7 @@ class StoredBatch:
         count: int,
         payload: bytes,
         ordinals: Sequence[int] | None = None,
+        pulled: bool = False,
         body: bytes | None = None,
         ids: list[str] | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class StoredBatch:
         self.count = count  # events
         self.payload = payload  # gzip
         self.ordinals = ordinals
+        self.pulled = pulled  # see `Batch`
         self._body = body
         self._lines: list[bytes] | None = None
         self._ids = ids
@@ -104,6 +107,7 @@ class StoredBatch:
             received_at=self.received_at,
             count=self.count,
             payload=b"",
+            pulled=self.pulled,
         )
 
     @property
@@ -119,7 +123,7 @@ class StoredBatch:
     def ids(self) -> list[str]:
         """The event ids, in the order of the lines."""
         if self._ids is None:
-            self._ids = event_ids(self.lines, self.ordinals)
+            self._ids = event_ids(self.lines, self.ordinals, pulled=self.pulled)
         return self._ids
 
     def line(self, index: int) -> bytes:
@@ -167,6 +171,7 @@ class RewrittenBatch(StoredBatch):
             received_at=batch.received_at,
             count=batch.count,
             payload=b"",  # what is stored is not what goes out
+            pulled=batch.pulled,
         )
         self.batch = batch
         self.rewriting = rewriting

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from isal import isal_zlib
 
@@ -19,9 +19,9 @@ def crc32(data: bytes, start: int = 0) -> int:
     return isal_zlib.crc32(data, start)
 
 
-def crc32_each(parts: Iterable[bytes]) -> list[int]:
-    """The CRC-32 of each part, in one pass."""
-    return list(map(isal_zlib.crc32, parts))
+def crc32_each(parts: Iterable[bytes]) -> Iterator[int]:
+    """The CRC-32 of each part, made as they are asked for."""
+    return map(isal_zlib.crc32, parts)
 
 
 def decompress(data: bytes) -> bytes:

@@ -93,6 +93,7 @@ class Batch:
     lines: list[bytes] = field(
         default_factory=list, repr=False, compare=False
     )  # body split, without line ends
+    pulled: bool = False  # the relay asked Konnect's API for these events; nobody sent them
 
     @property
     def count(self) -> int:
@@ -245,6 +246,7 @@ class Recovering:
 
     gap: int | None  # which one, where it is one
     detail: str  # for people
+    at_work: bool = False  # that gap is being fetched at this moment
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The handlers under `/api/v1`: parse what is asked, ask the relay, answer JSON.
 
-Owns the wire form of requests; the wire form of answers is the dataclasses of `status` and
-`dead_letters`. Decides nothing about delivery.
+Owns the wire form of requests; the wire form of answers is the dataclasses of `status`, `destinations`,
+`gaps` and `dead_letters`. Decides nothing about delivery.
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ from aiohttp.web import Request, Response, StreamResponse
 from relay.admin import asking
 from relay.admin.control import RelayControl
 from relay.admin.dead_letters import detail, summary
+from relay.admin.destinations import DestinationStatus, destination_statuses, reader_statuses
 from relay.admin.events import stream
 from relay.admin.gaps import gap_statuses
 from relay.admin.readiness import Readiness
-from relay.admin.status import (
-    DestinationStatus,
-    destination_statuses,
-    reader_statuses,
-    relay_status,
-)
+from relay.admin.status import relay_status
 from relay.clock import Clock
 from relay.errors import Conflict, NotFound
 from relay.observe.logs import Log
@@ -61,6 +57,7 @@ class Api:
         router.add_post("/api/v1/replays", self._replay)
         router.add_get("/api/v1/gaps", self._gaps)
         router.add_post(r"/api/v1/gaps/{id:\d{1,18}}/close", self._close_gap)
+        router.add_post("/api/v1/pulls", self._pull)
         router.add_get("/api/v1/events", self._events)
 
     # -- status
@@ -174,6 +171,11 @@ class Api:
                 )
             return json_response(status)
         raise NotFound(f"There is no gap {wanted}.")
+
+    async def _pull(self, request: Request) -> Response:
+        """Answered when everything is appended, which may take minutes."""
+        asked = await asking.read_body(request, asking.Pull)
+        return json_response(await self._control.pull(asked.start, asked.end, asked.region))
 
     async def _events(self, request: Request) -> StreamResponse:
         asked = asking.read_query(request, asking.EventQuery)

@@ -82,33 +82,36 @@ class DeadLetterPage(Asked):
         return DeadLetterFilter(self.destination, self.reason, self.since)
 
 
-class Replay(Asked):
+class Span(Asked):
+    """From one moment to a later one."""
+
+    start: Moment = Field(alias="from")
+    end: Moment = Field(alias="to")
+
+    @model_validator(mode="after")
+    def _forwards(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError("from has to be before to")
+        return self
+
+
+class Replay(Span):
     """Batches received in [from, to) go to the destination again."""
 
     destination: str
-    start: Moment = Field(alias="from")
-    end: Moment = Field(alias="to")
     rate: float | None = Field(None, gt=0)  # events per second at most
 
-    @model_validator(mode="after")
-    def _forwards(self) -> Self:
-        if self.start >= self.end:
-            raise ValueError("from has to be before to")
-        return self
 
-
-class EventQuery(Asked):
+class EventQuery(Span):
     """Which accepted events to give: those that happened in [from, to)."""
 
-    start: Moment = Field(alias="from")
-    end: Moment = Field(alias="to")
     source: str | None = None
 
-    @model_validator(mode="after")
-    def _forwards(self) -> Self:
-        if self.start >= self.end:
-            raise ValueError("from has to be before to")
-        return self
+
+class Pull(Span):
+    """What the organisation's log holds of a span, both ends included, is appended where it is missing."""
+
+    region: str | None = None  # whose log it should be; left out: whichever the relay is configured for
 
 
 class GapQuery(Asked):

@@ -41,13 +41,22 @@ class KonnectAccess:
     region: str | None = None  # None: not configured
     recovers: bool = False  # it has a token, so gaps are closed by the relay
     margin: float = 120.0  # seconds around a gap
-    portals_by_source: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
-    """The webhooks that bring a source's events: None is the organisation's."""
+    webhooks: Mapping[str, str | None] = field(default_factory=dict)
+    """By source, which has one at most: a Dev Portal's, by its id, or the organisation's (None)."""
 
     @property
     def recovered(self) -> frozenset[str]:
         """The sources whose gaps the relay is to close."""
-        return frozenset(self.portals_by_source) if self.recovers else frozenset()
+        return frozenset(self.webhooks) if self.recovers else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class PulledSpan:
+    """What pulling a span of the organisation's log brought."""
+
+    source: str
+    entries: int  # of the log
+    accepted: int  # of these, what had not come before
 
 
 class RelayControl(Protocol):
@@ -79,6 +88,14 @@ class RelayControl(Protocol):
 
     def konnect(self) -> KonnectAccess:
         """What is known of Konnect's side."""
+        ...
+
+    async def pull(self, start: float, end: float, region: str | None) -> PulledSpan:
+        """Append what the organisation's log holds of a span and was never received.
+
+        Raises `Conflict` where this process accepts nothing, has no token of Konnect's, or one of another
+        region than *region*; `RelayError` where Konnect does not give the log.
+        """
         ...
 
     async def hold(self, destination: str, detail: str) -> None:

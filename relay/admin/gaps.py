@@ -40,6 +40,7 @@ class GapStatus:
     deadline: str | None  # when Konnect deletes the first of what it misses; None once it is closed
     deadline_seconds: float | None
     doing: str | None  # what is being done about it, or what keeps it open
+    at_work: bool  # it is being fetched at this moment
     replay: tuple[str, ...]  # what to run by hand, where recovery does not do it
 
 
@@ -69,6 +70,7 @@ def _status(gap: Gap, konnect: KonnectAccess, doing: Recovering | None, now: flo
         deadline=rfc3339(deadline) if is_open else None,
         deadline_seconds=max(0.0, deadline - now) if is_open else None,
         doing=_doing(gap, doing) if is_open and not left_out else None,
+        at_work=is_open and doing is not None and doing.at_work and doing.gap == gap.id,
         replay=_calls(gap, konnect, now) if is_open and gap.source not in konnect.recovered else (),
     )
 
@@ -89,20 +91,20 @@ def _doing(gap: Gap, doing: Recovering | None) -> str | None:
 
 
 def _calls(gap: Gap, konnect: KonnectAccess, now: float) -> tuple[str, ...]:
-    """The replay of the gap, for each webhook that brings this source's events."""
+    """The replay of the gap by the webhook that brings this source's events."""
     start = max(gap.start - konnect.margin, now - KONNECT_RETENTION + 60.0)
     end = min(gap.end + konnect.margin, now)
     if start >= end:
         return ()
     body = orjson.dumps({"start_at": rfc3339(start), "end_at": rfc3339(end)}).decode()
-    portals = konnect.portals_by_source.get(gap.source)
+    portal = konnect.webhooks.get(gap.source)
     region = konnect.region or _UNKNOWN_REGION
-    return tuple(
+    call = (
         f"curl -X PUT https://{region}.api.konghq.com/v3{_portal(portal)}/audit-log-replay-job"
         ' -H "Authorization: Bearer $KONNECT_TOKEN" -H "Content-Type: application/json"'
         f" -d '{body}'"
-        for portal in (portals if portals is not None else (None,))
     )
+    return (call,)
 
 
 def _portal(portal: str | None) -> str:

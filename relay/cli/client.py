@@ -15,7 +15,8 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
-from relay.errors import RelayError
+from relay.cli.options import DEFAULT_CONFIG
+from relay.errors import ConfigError, RelayError
 
 # Everything the API does is quick but a probe (`destinations test`), which may take the destination's
 # own time-out.
@@ -30,7 +31,7 @@ class CommandFailed(RelayError):
 class AdminClient:
     """One connection to one relay."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, timeout: float) -> None:
         parts = urlsplit(url)
         try:
             port = parts.port
@@ -40,7 +41,7 @@ class AdminClient:
             raise CommandFailed(f"{url!r} is no admin URL; it looks like http://127.0.0.1:8072.")
         self.url = url
         connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._connection = connect(parts.hostname, port, timeout=_TIMEOUT)
+        self._connection = connect(parts.hostname, port, timeout=timeout)
         self._base = parts.path.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -98,21 +99,26 @@ class AdminClient:
 
 
 @contextmanager
-def reach(config: Path, admin_url: str | None, admin_token: str | None) -> Iterator[AdminClient]:
-    """The relay at *admin_url*, or the one that *config* describes."""
+def reach(
+    config: Path, admin_url: str | None, admin_token: str | None, *, timeout: float = _TIMEOUT
+) -> Iterator[AdminClient]:
+    """The relay at *admin_url*, or the one that *config* describes. An answer may take *timeout* seconds."""
     if admin_token and not admin_token.isascii():
         raise CommandFailed("The admin token holds characters that a header cannot.")
-    client = AdminClient(admin_url, admin_token) if admin_url else _configured(config)
+    client = AdminClient(admin_url, admin_token, timeout) if admin_url else _configured(config, timeout)
     try:
         yield client
     finally:
         client.close()
 
 
-def _configured(path: Path) -> AdminClient:
+def _configured(path: Path, timeout: float) -> AdminClient:
     from relay.cli.configuration import load_config
 
+    if path == DEFAULT_CONFIG and not path.exists():
+        raise ConfigError([f"{path}: there is none here; give -c FILE, or --admin-url to reach the relay"])
     admin = load_config(path).config.admin
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(admin.host, admin.host)
     netloc = f"[{host}]" if ":" in host else host
-    return AdminClient(f"http://{netloc}:{admin.port}", admin.token.reveal() if admin.token else None)
+    token = admin.token.reveal() if admin.token else None
+    return AdminClient(f"http://{netloc}:{admin.port}", token, timeout)

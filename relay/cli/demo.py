@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli import output
+from relay.cli.moments import duration
 from relay.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(min=2, max=3600, help="How long events flow.")] = 45.0,
+    seconds: Annotated[
+        float,
+        typer.Option(parser=duration, metavar="DURATION", show_default="45s", help="How long events flow."),
+    ] = 45.0,
     rate: Annotated[int, typer.Option(min=10, max=5000, help="Events a second.")] = 200,
     as_json: JsonOption = False,
 ) -> None:
@@ -28,6 +32,8 @@ def demo(
 
     Ctrl-C ends the events; what there is is delivered first. Exit status 1 if anything is missing.
     """
+    if not 2 <= seconds <= 3600:
+        raise typer.BadParameter("--seconds: expected 2s to 1h")
     result = asyncio.run(_play(seconds, rate, quiet=as_json))
     if as_json:
         output.print_json({**asdict(result), "complete": result.complete})

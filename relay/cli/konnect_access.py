@@ -73,6 +73,7 @@ class Access:
     authorizations: tuple[Secret, ...]  # the source's, as configured here
     token: Secret
     settings: KonnectRecovery | None  # of this region
+    alone: bool  # the configuration names no other source
 
     @property
     def default_name(self) -> str:
@@ -88,6 +89,12 @@ class Access:
         if self.source is None and not is_whole(self.base):
             raise CommandFailed("Which source is it? Give --source, or --url with its whole path.")
         return endpoint_of(self.base, self.source or "")
+
+    def leads_here(self, endpoint: str | None) -> bool:
+        """Whether what Konnect sends there comes to the relay, as far as it can be told here."""
+        from relay.recovery.binding import is_ours
+
+        return self.source is None or is_ours(endpoint, self.source, base=self.base, alone=self.alone)
 
     def hosts(self) -> Hosts:
         """Where Konnect's API is."""
@@ -138,6 +145,7 @@ def access(
         ),
         token=_token(token, token_file, settings),
         settings=ours,
+        alone=loaded is not None and len(loaded.sources) == 1,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +29,9 @@ from relay.errors import ConfigError
 
 if TYPE_CHECKING:
     from relay.recovery.answers import Scope
-    from relay.recovery.findings import Finding, RelayView
+    from relay.recovery.finding import Finding
+    from relay.recovery.findings import RelayView
+    from relay.recovery.gap_finding import OpenGap
 
 _MARKS: Final = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
 
@@ -128,17 +130,25 @@ def _relay(place: Access, config: Path, admin_url: str | None, admin_token: str 
         return "No configuration says where the relay's admin API is, so the relay was not asked."
     if place.source not in rows:
         return f"The relay has no source {place.source}."
-    return _view(RelayView(place.source, None, 0, None), rows[place.source], gaps)
+    row = rows[place.source]
+    return RelayView(
+        place.source,
+        None if row["last_event_at"] is None else parse_rfc3339(row["last_event_at"]),
+        tuple(_gap(each) for each in gaps if each["source"] == place.source),
+        row["lost_gaps"],
+    )
 
 
-def _view(empty: RelayView, row: Any, gaps: list[Any]) -> RelayView:
-    last = row["last_event_at"]
-    starts = [parse_rfc3339(gap["start"]) for gap in gaps if gap["source"] == empty.source]
-    return replace(
-        empty,
-        last_event_at=parse_rfc3339(last) if last else None,
-        open_gaps=len(starts),
-        oldest_gap_at=min(starts, default=None),
+def _gap(row: Any) -> OpenGap:
+    from relay.recovery.gap_finding import OpenGap
+
+    return OpenGap(
+        row["id"],
+        parse_rfc3339(row["start"]),
+        parse_rfc3339(row["end"]),
+        by_relay=not row["replay"],
+        doing=row["doing"],
+        at_work=row["at_work"],
     )
 
 

@@ -22,6 +22,7 @@ from relay.cli.konnect_access import (
     access,
 )
 from relay.cli.konnect_reconciling import Options, Range, Reconciler
+from relay.cli.konnect_recovering import PULL_LASTS
 from relay.cli.moments import moment
 from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, ConfigOption, JsonOption
 from relay.clock import SystemClock
@@ -46,11 +47,18 @@ _NOTES: Final = {
 
 
 def reconcile(
-    start: Annotated[str, typer.Option("--from", help="Happened at or after: 2026-08-22T09:30:00Z, or -2h.")],
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from", help="Happened at or after: 2026-08-22T09:30:00Z (without a zone UTC), or -2h."
+        ),
+    ],
     end: Annotated[
         str, typer.Option("--to", help="Happened before. What is younger than a minute may be on its way.")
     ] = "-5m",
-    heal: Annotated[bool, typer.Option("--heal", help="Have Konnect send again what is missing.")] = False,
+    heal: Annotated[
+        bool, typer.Option("--heal", help="Fetch what is missing: by replay, or else the relay pulls it.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write the report: FILE.html or FILE.json."),
@@ -76,7 +84,7 @@ def reconcile(
         raise typer.BadParameter("--output: expected a name that ends in .html or .json")
     at = access(config, region=region, portal=None, token=token, token_file=token_file, source=source)
     options = Options(limit, heal=heal, quiet=as_json)
-    with reach(config, admin_url, admin_token) as relay:
+    with reach(config, admin_url, admin_token, timeout=PULL_LASTS) as relay:
         document = asyncio.run(Reconciler(at, relay, span, options).run())
     from relay.recovery.report import enveloped
 
@@ -133,8 +141,15 @@ def _show(document: Any, report: Path | None) -> None:
             "missing events came back.",
             markup=False,
         )
+        if healing["not_replayed"]:
+            screen.print(output.printable(f"No replay: {healing['not_replayed']}"), markup=False)
+        if healing["pulls"]:
+            accepted = sum(each["accepted"] for each in healing["pulls"])
+            screen.print(
+                f"The relay pulled Konnect's log instead: {accepted:,} events were new.", markup=False
+            )
         if healing["problem"]:
-            screen.print(healing["problem"], markup=False)
+            screen.print(output.printable(healing["problem"]), markup=False)
     for name, sentence in _NOTES.items():
         if totals[name]:
             screen.print(f"{totals[name]:,} {sentence}", markup=False)

@@ -21,6 +21,7 @@ from relay import __version__
 from relay.admin.times import parse_rfc3339, rfc3339
 from relay.cli.client import AdminClient, CommandFailed
 from relay.cli.konnect_access import Access
+from relay.cli.konnect_recovering import PULL_MOST, cut, pulled
 from relay.clock import SystemClock
 from relay.konnect.times import rfc3339 as rfc3339_ms
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from relay.recovery.api import KonnectApi
+    from relay.recovery.healing import Replayed
     from relay.recovery.reconciling import Outcome, Reconciliation
     from relay.recovery.report import Circumstances, Healing
 
@@ -74,8 +76,9 @@ class Reconciler:
         from relay.recovery.report import document
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        screen = Console(stderr=True, quiet=self._options.quiet)
-        with Progress(*columns, console=screen, transient=True) as self._bar:
+        screen = Console(stderr=True)
+        hidden = self._options.quiet or not screen.is_terminal
+        with Progress(*columns, console=screen, transient=True, disable=hidden) as self._bar:
             self._task = self._bar.add_task("")
             async with self._at.api() as api:
                 about, outcome = await self._compare(api)
@@ -83,7 +86,7 @@ class Reconciler:
                 if self._options.heal and outcome.windows:
                     healing = await self._bring_back(api, outcome)
                     about, outcome = await self._compare(api)
-                    if outcome.missing and healing.problem is None:
+                    if outcome.missing and healing.not_replayed is None:
                         await self._clock.sleep(_ARRIVES)
                         about, outcome = await self._compare(api)
         return document(about, outcome, healing)
@@ -145,32 +148,57 @@ class Reconciler:
         return header, last["retained_from"]
 
     async def _bring_back(self, api: KonnectApi, outcome: Outcome) -> Healing:
-        """Whatever goes wrong is part of the report: what came back before came back."""
-        from relay.recovery.answers import ORGANISATION, ReplayState
-        from relay.recovery.errors import KonnectError
-        from relay.recovery.healing import Replayed, replay
+        """By replay, and where that is not possible by pull.
+
+        Whatever goes wrong is part of the report: what came back before came back.
+        """
+        from relay.recovery.healing import widened
         from relay.recovery.report import Healing
+
+        jobs, not_replayed = await self._replayed(api, outcome)
+        pulls: list[Any] = []
+        problem = None
+        if not_replayed is not None:
+            since = max((job.end for job in jobs if job.completed), default=0.0)
+            spans = widened(outcome.windows, self._margin, self._clock.now())
+            left = [piece for start, end, _ in spans if end > since for piece in cut(start, end, PULL_MOST)]
+            try:
+                pulls += pulled(self._at, self._relay, left, self._tell)
+            except CommandFailed as error:
+                problem = f"{not_replayed} {error}"
+        return Healing(tuple(jobs), outcome.missing, not_replayed, tuple(pulls), problem)
+
+    async def _replayed(self, api: KonnectApi, outcome: Outcome) -> tuple[list[Replayed], str | None]:
+        """The jobs, and why they were not enough."""
+        from relay.recovery.answers import ORGANISATION
+        from relay.recovery.errors import KonnectError
+        from relay.recovery.healing import replay
+        from relay.recovery.obstacle import obstacle
 
         settings = self._at.settings
         jobs: list[Replayed] = []
-        problem = None
         try:
+            if (reason := await obstacle(api, ORGANISATION, leads_here=self._at.leads_here)) is not None:
+                return jobs, reason
             await replay(
                 api,
                 ORGANISATION,
                 outcome.windows,
                 clock=self._clock,
-                margin=_MARGIN if settings is None else settings.margin,
+                margin=self._margin,
                 poll=_POLL if settings is None else settings.job_interval,
                 told=self._tell,
                 done=jobs.append,
             )
         except KonnectError as error:
-            problem = str(error)
-        else:
-            if jobs and jobs[-1].state is not ReplayState.COMPLETED:
-                problem = f"Konnect's replay job ended as {jobs[-1].state.value}."
-        return Healing(tuple(jobs), outcome.missing, problem)
+            return jobs, str(error)
+        if jobs and not jobs[-1].completed:
+            return jobs, f"Konnect's replay job ended as {jobs[-1].state.value}."
+        return jobs, None
+
+    @property
+    def _margin(self) -> float:
+        return _MARGIN if self._at.settings is None else self._at.settings.margin
 
     def _about(self, header: Any, retained_from: str | None) -> Circumstances:
         from relay.recovery.report import Circumstances

@@ -1,20 +1,19 @@
-"""`konnect recover`: have Konnect send a span of time once more, by hand, and watch it.
+"""`konnect recover`: fetch a span of time from Konnect once more, by hand, and watch it.
 
-Talks to Konnect, not to the relay, so it needs a token and nothing else; what comes reaches the relay by its
-webhook, which has to be up. One replay job for each day: there is progress to show, and a failure costs one
-day at most. Pulling, where Konnect allows no replay, is left to a relay with `recovery.konnect`.
+Owns the options, what becomes of a span that is partly deleted, and the words. A replay needs Konnect alone:
+what comes reaches the relay by its webhook. Where there can be none, the running relay pulls the log.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
-from relay.admin.times import rfc3339
+from relay.admin.times import parse_rfc3339, rfc3339
 from relay.cli import output
-from relay.cli.client import CommandFailed
+from relay.cli.client import CommandFailed, reach
 from relay.cli.konnect_access import (
     Access,
     PortalOption,
@@ -23,42 +22,60 @@ from relay.cli.konnect_access import (
     TokenOption,
     access,
 )
+from relay.cli.konnect_recovering import JOB_MOST, PULL_LASTS, PULL_MOST, By, Fetched, cut, pulled, replay
 from relay.cli.moments import moment
-from relay.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption
-from relay.clock import Clock, SystemClock
+from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, ConfigOption, JsonOption
+from relay.cli.watch import Watch
+from relay.clock import SystemClock
+from relay.errors import ConfigError
+from relay.observe.ledger import KONNECT_RETENTION
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from relay.recovery.answers import ReplayJob
-    from relay.recovery.api import KonnectApi
-
-_DAY: Final = 86_400.0  # seconds of one job at most
-_RETENTION: Final = 7 * _DAY
 _SLACK: Final = 60.0  # seconds at the far end: clocks differ
-_POLL: Final = 5.0  # seconds, where no configuration says otherwise
-_PATIENCE: Final = 5  # calls in a row that may fail while a job runs
-
-Piece = tuple[float, float]
 
 
 def recover(
-    start: Annotated[str, typer.Option("--from", help="From here on: 2026-08-22T09:30:00Z, or -2h.")],
+    start: Annotated[
+        str, typer.Option("--from", help="From here on: 2026-08-22T09:30:00Z (without a zone UTC), or -2h.")
+    ],
     end: Annotated[str, typer.Option("--to", help="Up to here.")] = "now",
+    by: Annotated[
+        By | None,
+        typer.Option(help="A replay by Konnect, or the relay pulls the log; otherwise as is possible."),
+    ] = None,
     region: RegionOption = None,
     portal: PortalOption = None,
     token: TokenOption = None,
     token_file: TokenFileOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
+    admin_url: AdminUrlOption = None,
+    admin_token: AdminTokenOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay what Konnect logged in a span of the last seven days. The relay drops what it has already."""
+    """Fetch what Konnect logged in a span of the last seven days. The relay drops what it has already."""
     clock = SystemClock()
     now = clock.now()
-    at = access(config, region=region, portal=portal, token=token, token_file=token_file)
+    if by is By.PULL and portal is not None:
+        raise typer.BadParameter("--by pull: Konnect has no log of a Dev Portal's to pull, only a replay")
     wanted = moment(start, now), min(moment(end, now), now)
-    pieces, lost_until = pieces_of(*wanted, now)
-    done = asyncio.run(_recover(at, pieces, clock, quiet=as_json))
+    first, lost_until = kept(*wanted, now)
+    at = access(config, region=region, portal=portal, token=token, token_file=token_file)
+    fetched = Fetched()
+    with Watch(quiet=as_json) as watch:
+        if by is not By.PULL:
+            jobs = cut(first, wanted[1], JOB_MOST)
+            asyncio.run(replay(at, jobs, fetched, look=by is None, clock=clock, watch=watch))
+        if by is By.PULL or fetched.not_replayed is not None:
+            left = fetched.jobs[-1][1] if fetched.jobs else first
+            _require_pull(at, by, fetched)
+            try:
+                with reach(config, admin_url, admin_token, timeout=PULL_LASTS) as relay:
+                    for done in pulled(at, relay, cut(left, wanted[1], PULL_MOST), watch.tell):
+                        fetched.pulls.append(done)
+                        watch.reached((parse_rfc3339(done["to"]) - first) / (wanted[1] - first))
+            except (CommandFailed, ConfigError) as error:
+                if fetched.not_replayed is None:
+                    raise
+                raise CommandFailed(f"{fetched.not_replayed} {error}") from None
     if as_json:
         output.print_json(
             {
@@ -67,107 +84,58 @@ def recover(
                 "from": rfc3339(wanted[0]),
                 "to": rfc3339(wanted[1]),
                 "lost_until": None if lost_until is None else rfc3339(lost_until),
-                "jobs": [{"from": rfc3339(first), "to": rfc3339(last)} for first, last in done],
+                "jobs": [{"from": rfc3339(each[0]), "to": rfc3339(each[1])} for each in fetched.jobs],
+                "not_replayed": fetched.not_replayed,
+                "pulls": fetched.pulls,
             }
         )
         return
+    _show(at, fetched, (first, wanted[1]), lost_until)
+
+
+def kept(start: float, end: float, now: float) -> tuple[float, float | None]:
+    """From when on there is something to fetch, and up to when Konnect has deleted what was asked for.
+
+    Raises `typer.BadParameter` where nothing is left of it.
+    """
+    if start >= end:
+        raise typer.BadParameter(
+            f"--from ({rfc3339(start)}) has to be before --to ({rfc3339(end)}), and before now"
+        )
+    oldest = now - KONNECT_RETENTION + _SLACK
+    if end <= oldest:
+        raise typer.BadParameter(f"--to ({rfc3339(end)}): Konnect keeps seven days, all of this is gone")
+    first = max(start, oldest)
+    return first, first if first > start else None
+
+
+def _require_pull(at: Access, by: By | None, fetched: Fetched) -> None:
+    """Raises `CommandFailed` where what was not replayed is not to be pulled either."""
+    if by is By.REPLAY or (at.scope.portal is not None and fetched.not_replayed is not None):
+        other = "" if at.scope.portal else " Without --by replay the relay pulls the log instead."
+        raise CommandFailed(f"{fetched.not_replayed}{other} `konnect-relay konnect doctor` tells more.")
+
+
+def _show(at: Access, fetched: Fetched, span: tuple[float, float], lost_until: float | None) -> None:
     screen = output.console()
     if lost_until is not None:
         screen.print(
             f"What is older than {rfc3339(lost_until)} is gone: Konnect keeps seven days.", markup=False
         )
-    screen.print(
-        f"Konnect has sent everything of {at.scope} from {rfc3339(pieces[0][0])} to {rfc3339(wanted[1])} "
-        "again. `konnect-relay status` shows what was new and what was a duplicate.",
-        markup=False,
-    )
-
-
-def pieces_of(start: float, end: float, now: float) -> tuple[list[Piece], float | None]:
-    """The windows to be replayed, and up to when Konnect has deleted what was asked for.
-
-    Raises `typer.BadParameter` where nothing is left of it.
-    """
-    if start >= end:
-        raise typer.BadParameter("--from has to be before --to")
-    oldest = now - _RETENTION + _SLACK
-    if end <= oldest:
-        raise typer.BadParameter("--to: Konnect keeps seven days, all of this is gone")
-    first = max(start, oldest)
-    pieces = []
-    at = first
-    while at < end:
-        pieces.append((at, min(at + _DAY, end)))
-        at += _DAY
-    return pieces, first if first > start else None
-
-
-async def _recover(at: Access, pieces: list[Piece], clock: Clock, *, quiet: bool) -> list[Piece]:
-    """Raises `CommandFailed` or `KonnectError`; what was replayed by then stays replayed."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from relay.recovery.errors import KonnectForbidden, KonnectNotFound
-
-    done = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # The bar goes to standard error, so that standard output is one JSON document or one sentence.
-    with Progress(*columns, console=Console(stderr=True, quiet=quiet)) as progress:
-        task = progress.add_task("replay", total=len(pieces))
-        async with at.api() as api:
-            for piece in pieces:
-                try:
-                    await _one(at, api, piece, clock, progress, task)
-                except (KonnectForbidden, KonnectNotFound) as error:
-                    raise CommandFailed(
-                        f"{error} Without a replay only a relay with recovery.konnect.token can fetch this, "
-                        "from the organisation's log."
-                    ) from None
-                done.append(piece)
-                progress.advance(task)
-    return done
-
-
-async def _one(
-    at: Access, api: KonnectApi, piece: Piece, clock: Clock, progress: Progress, task: TaskID
-) -> None:
-    """Run one job to its end."""
-    from relay.recovery.answers import ReplayState
-    from relay.recovery.errors import KonnectConflict
-
-    while True:
-        try:
-            await api.start_replay(at.scope, *piece)
-            break
-        except KonnectConflict:
-            progress.update(task, description="another replay job runs")
-            await clock.sleep(_pause(at))
-    while True:
-        job = await _look(at, api, clock)
-        if job.start is None or abs(job.start - piece[0]) >= 1.0:
-            raise CommandFailed("Somebody began another replay job; run this again.")
-        progress.update(task, description=job.state.value)
-        if job.state is ReplayState.COMPLETED:
-            return
-        if job.state.over:
-            raise CommandFailed(
-                f"Konnect's replay job from {rfc3339(piece[0])} ended as {job.state}. "
-                "Is the webhook active, and does the relay accept? `konnect-relay konnect doctor` tells."
-            )
-        await clock.sleep(_pause(at))
-
-
-async def _look(at: Access, api: KonnectApi, clock: Clock) -> ReplayJob:
-    """The job; a call that fails now and then does not end the watching."""
-    from relay.recovery.errors import KonnectThrottled, KonnectUnavailable
-
-    for _ in range(_PATIENCE - 1):
-        try:
-            return await api.replay_job(at.scope)
-        except (KonnectThrottled, KonnectUnavailable) as error:
-            await clock.sleep(error.retry_after or _pause(at))
-    return await api.replay_job(at.scope)
-
-
-def _pause(at: Access) -> float:
-    return at.settings.job_interval if at.settings is not None else _POLL
+    if fetched.jobs:
+        screen.print(
+            f"By replay: Konnect has sent everything of {at.scope} from {rfc3339(fetched.jobs[0][0])} to"
+            f" {rfc3339(fetched.jobs[-1][1])} again. `konnect-relay status` shows what was new and what was"
+            " a duplicate.",
+            markup=False,
+        )
+    if fetched.not_replayed is not None:
+        screen.print(output.printable(f"No replay: {fetched.not_replayed}"), markup=False)
+    if fetched.pulls:
+        entries = sum(each["entries"] for each in fetched.pulls)
+        accepted = sum(each["accepted"] for each in fetched.pulls)
+        screen.print(
+            f"By pull: Konnect's log has {entries:,} events from {fetched.pulls[0]['from']} to"
+            f" {rfc3339(span[1])}; {accepted:,} of them were new to {fetched.pulls[0]['source']}.",
+            markup=False,
+        )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from relay.config.destination import DestinationConfig
-from relay.config.queue import JetStreamQueueConfig, SqliteQueueConfig
+from relay.config.queue import WEEK, JetStreamQueueConfig, SqliteQueueConfig
 from relay.config.schema import Config
 from relay.config.secret import SecretUrl
 from relay.config.types import format_size
@@ -91,6 +91,7 @@ def warnings(config: Config) -> Iterator[str]:
         for warning in _jetstream_warnings(config.queue):
             yield f"queue.{warning}"
         yield from _cacheless(config)
+    yield from _repeated(config)
     for index, destination in enumerate(config.destinations):
         for warning in _destination_warnings(destination):
             yield f"destinations[{index}].{warning}"
@@ -103,6 +104,21 @@ def _cacheless(config: Config) -> Iterator[str]:
             yield (
                 f"sources[{index}].signatures.cache: without a file to keep them in, keys are missing "
                 "whenever the relay starts while their URL cannot be reached"
+            )
+
+
+def _repeated(config: Config) -> Iterator[str]:
+    """Recovery has whole spans sent once more and counts on it that what had come is recognised."""
+    if config.recovery is None or config.recovery.konnect.token is None:
+        return
+    konnect = config.recovery.konnect
+    recovered = {konnect.source or config.sources[0].name, *[portal.source for portal in konnect.portals]}
+    for index, source in enumerate(config.sources):
+        if source.name in recovered and (source.deduplicate is None or source.deduplicate < WEEK):
+            window = "off" if source.deduplicate is None else "less than 7d"
+            yield (
+                f"sources[{index}].deduplicate: recovery has up to seven days sent once more; "
+                f"with {window}, events that had come are delivered again"
             )
 
 

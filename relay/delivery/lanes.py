@@ -14,7 +14,7 @@ from contextlib import suppress
 from relay.batch import StoredBatch
 from relay.clock import Clock
 from relay.delivery.chunking import Cutter, Stretch, Work
-from relay.errors import KeysMissing, QueueError
+from relay.errors import QueueError
 from relay.model import ReaderKind, RetryState
 from relay.queue.base import Reader
 
@@ -27,9 +27,9 @@ _LIVE_TURNS = 4  # live chunks in a row while another lane waits
 
 _KEYS_AGAIN = 1.0  # seconds until batches are shown again that must not go out without keys
 
-Show = Callable[[StoredBatch, int, ReaderKind], Awaitable[Stretch]]
-"""Takes a batch, the first event that matters and what reads it; gives what the destination wants of it, as
-it wants it. Raises `KeysMissing` where it must not go out yet."""
+Show = Callable[[Sequence[tuple[StoredBatch, int]], ReaderKind], Awaitable[Sequence[Stretch]]]
+"""Takes batches, each with the first event that matters, and what reads them; gives what the destination
+wants of each, as it wants it. Of fewer than there are where the next one must not go out yet without keys."""
 
 
 class Lane:
@@ -102,16 +102,11 @@ class Lane:
         """Read until about *limit* events more are at hand."""
         if not self._not_shown:
             self._not_shown.extend(await self.reader.read(limit))
-        while self._not_shown:
-            batch, offset = self._not_shown[0]
-            try:
-                stretch = await self._show(batch, offset, self.reader.kind)
-            except KeysMissing:
-                # What lies behind waits too: the log is delivered in order.
-                self._show_again_at = self._clock.monotonic() + _KEYS_AGAIN
-                return
+        for stretch in await self._show(tuple(self._not_shown), self.reader.kind):
             self._not_shown.popleft()
             self._cutter.add(stretch)
+        if self._not_shown:  # the log is delivered in order
+            self._show_again_at = self._clock.monotonic() + _KEYS_AGAIN
 
     def passed_over(self) -> Work | None:
         """What the filter left out before the first event to send."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from random import Random
 
 from relay.clock import Clock
@@ -40,6 +40,7 @@ class Shift:
         queue: Queue,
         *,
         show: Show,
+        slow_to_show: Callable[[], bool],
         supervisor: Supervisor,
         report: Report,
         clock: Clock,
@@ -50,6 +51,7 @@ class Shift:
         self._destination = destination
         self._queue = queue
         self._show = show
+        self._slow_to_show = slow_to_show
         self._supervisor = supervisor
         self._report = report
         self._clock = clock
@@ -140,6 +142,8 @@ class Shift:
         await self._follow_hold()
         await self._tend_lanes()
         self._report.state(state_of(self._circuit.hold, [lane.reader for lane in self._lanes]))
+        if self._is_busy():
+            return await self._read_ahead()
         if (pause := self._closed_for()) > 0:
             return pause
         limit = self._circuit.limit
@@ -149,10 +153,7 @@ class Shift:
             return pause
         if lane.lacks(limit):
             # Reading may take long, or fail; whose turn it is, and whether to send, is asked anew.
-            await self._try(lane, lane.fill(limit))
-            # Settled as it goes: a filter may leave out millions of events before it lets one through.
-            if (filtered := lane.passed_over()) is not None:
-                await self._settle(lane, filtered)
+            await self._read(lane, limit)
             return 0.0
         work = lane.cut(limit)
         if work.events:
@@ -160,6 +161,21 @@ class Shift:
             self._launch(group, lane, work)
         else:
             await self._settle(lane, work)
+        return 0.0
+
+    async def _read(self, lane: Lane, limit: int) -> None:
+        await self._try(lane, lane.fill(limit))
+        # Settled as it goes: a filter may leave out millions of events before it lets one through.
+        if (filtered := lane.passed_over()) is not None:
+            await self._settle(lane, filtered)
+
+    async def _read_ahead(self) -> float:
+        """While requests are in the air, read what the next one will hold, if that takes long."""
+        limit = self._circuit.limit
+        lane, _ = self._lanes.next(limit, 0.0)
+        if lane is None or not lane.lacks(limit) or not self._slow_to_show():
+            return math.inf
+        await self._read(lane, limit)
         return 0.0
 
     async def _settle(self, lane: Lane, work: Work) -> None:
@@ -211,10 +227,16 @@ class Shift:
             return math.inf
         # While the destination is in trouble, or just out of it, one request at a time finds out as
         # much as several, and tells for sure which events an attempt was spent on.
-        trusted = self._circuit.is_steady and not self._lanes.attempts
-        if len(self._flights) >= (self._config.max_in_flight if trusted else 1):
+        if self._flights and not self._is_trusted():
             return math.inf
         return self._gate.opens_in()
+
+    def _is_trusted(self) -> bool:
+        return self._circuit.is_steady and not self._lanes.attempts
+
+    def _is_busy(self) -> bool:
+        """Whether as many requests are in the air as may be, all being well."""
+        return self._is_trusted() and len(self._flights) >= self._config.max_in_flight
 
     # Requests
 

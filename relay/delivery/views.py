@@ -38,6 +38,11 @@ class Views:
         self._kept: OrderedDict[tuple[int, Rewriting], RewrittenBatch] = OrderedDict()
         self._bytes = 0
 
+    @property
+    def slow(self) -> bool:
+        """Whether showing takes so long that it is better done ahead, and of several batches together."""
+        return self._checker.is_on
+
     async def show(self, stretch: Stretch, rewriting: Rewriting, *, redriven: bool) -> Stretch:
         """*stretch* with its events as *rewriting* has them; those that a filter left out are not written.
 

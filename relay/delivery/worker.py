@@ -7,6 +7,7 @@ the lease lasts is a `Shift`. docs/delivery.md tells the whole story, docs/state
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from random import Random
 
@@ -20,7 +21,7 @@ from relay.delivery.shift import Shift
 from relay.delivery.supervisor import Supervisor
 from relay.delivery.views import INLINE_EVENTS, Views, rewriting
 from relay.destinations.base import Destination
-from relay.errors import QueueError
+from relay.errors import KeysMissing, QueueError
 from relay.model import DestinationState, ReaderKind, Sighting
 from relay.observe.ledger import state_of
 from relay.observe.logs import Log
@@ -138,6 +139,7 @@ class DestinationWorker:
             self._destination,
             self._queue,
             show=self._show,
+            slow_to_show=lambda: self._views.slow,
             supervisor=self._supervisor,
             report=self._report,
             clock=self._clock,
@@ -157,7 +159,30 @@ class DestinationWorker:
             with suppress(QueueError):
                 await lease.release()
 
-    async def _show(self, batch: StoredBatch, start: int, kind: ReaderKind) -> Stretch:
+    async def _show(self, read: Sequence[tuple[StoredBatch, int]], kind: ReaderKind) -> Sequence[Stretch]:
+        """See `Show`."""
+        if not self._views.slow or len(read) == 1:
+            return await self._one_by_one(read, kind)
+        shown = []
+        showing = [self._show_one(batch, start, kind) for batch, start in read]
+        for one in await asyncio.gather(*showing, return_exceptions=True):
+            if isinstance(one, KeysMissing):
+                break
+            if isinstance(one, BaseException):
+                raise one
+            shown.append(one)
+        return shown
+
+    async def _one_by_one(
+        self, read: Sequence[tuple[StoredBatch, int]], kind: ReaderKind
+    ) -> Sequence[Stretch]:
+        shown = []
+        with suppress(KeysMissing):
+            for batch, start in read:
+                shown.append(await self._show_one(batch, start, kind))
+        return shown
+
+    async def _show_one(self, batch: StoredBatch, start: int, kind: ReaderKind) -> Stretch:
         """What this destination wants of *batch* from event *start* on, as it wants it."""
         if self._sift.looks_at_events and batch.count - start > INLINE_EVENTS:
             stretch = await asyncio.to_thread(self._sift, batch, start)

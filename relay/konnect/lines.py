@@ -52,7 +52,12 @@ def identity(line: bytes) -> bytes:
     return line
 
 
-def event_ids(lines: Sequence[bytes], ordinals: Sequence[int] | None = None) -> list[str]:
+_PULLED = b"pulled\n"
+
+
+def event_ids(
+    lines: Sequence[bytes], ordinals: Sequence[int] | None = None, *, pulled: bool = False
+) -> list[str]:
     """The ids of the events of one batch, in order.
 
     An id is the first 128 bits of the SHA-256 of `identity(line)` as 32 hex digits. Identical
@@ -61,21 +66,26 @@ def event_ids(lines: Sequence[bytes], ordinals: Sequence[int] | None = None) -> 
 
     *ordinals*, where given, holds each line's ordinal among its twins as counted in the batch
     as Konnect sent it; a batch from which duplicates were removed keeps its ids this way.
+
+    What was *pulled* has ids of its own, taken over `pulled`, a line feed, and the line: whoever may send
+    could otherwise send a line first that the relay is about to pull, which would then be the duplicate.
     """
-    digests = [sha256(identity(line)).hexdigest()[:32] for line in lines]
+    before = _PULLED if pulled else b""
+    digests = [sha256(before + identity(line)).hexdigest()[:32] for line in lines]
     if ordinals is not None:
-        return [_numbered(digest, n) for digest, n in zip(digests, ordinals, strict=True)]
+        return [numbered(digest, n) for digest, n in zip(digests, ordinals, strict=True)]
     if len(set(digests)) == len(digests):
         return digests
     seen: Counter[str] = Counter()
     ids = []
     for digest in digests:
-        ids.append(_numbered(digest, seen[digest]))
+        ids.append(numbered(digest, seen[digest]))
         seen[digest] += 1
     return ids
 
 
-def _numbered(digest: str, ordinal: int) -> str:
+def numbered(digest: str, ordinal: int) -> str:
+    """A digest with the ordinal of the event among its twins."""
     return f"{digest}-{ordinal}" if ordinal else digest
 
 

@@ -1,32 +1,26 @@
-"""Whether one of Konnect's keys signed a line: where the signature stands, and what it may cover.
+"""Whether one of Konnect's keys signed a line.
 
 Pure, and never raises for what a line holds. Konnect signs each event with Ed25519 and appends the
-signature to it. Kong's documentation has described the bytes that are signed for CEF and JSON once, for CPS
-never, and no sample that verifies was ever published (docs/signatures.md); so there are candidates, tried
-one after the other, and a verdict tells which one it was.
+signature to it. Which bytes that covers has to be found out: `signed_bytes` knows the candidates, which are
+tried one after the other, and a verdict tells which one it was.
 
-Every textual rule covers all bytes of the line but the signature itself. That is why it matters where the
-signature is taken from: a caller can write ` sig=…` into his user agent, so it is the last one, at the
-line's end. A rule that reads the line and writes it anew covers what it says, not how; nothing that two
-readers may understand differently (a key twice, a number in another writing) passes that way.
+Of a pulled entry nobody has said at all what is signed: there a signature that verifies proves something, and
+another one nothing.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NoReturn
 
-import orjson
 from cryptography.exceptions import InvalidSignature
 
 from relay.konnect.jwks import Key
-from relay.konnect.lines import CEF_MARKER_BEFORE, format_of
-from relay.model import Format
+from relay.konnect.pulled import entry_of
+from relay.konnect.signed_bytes import RULES, Rule, Signed, covered, covered_of_entry, find, signed_as
 
 
 class SignatureResult(StrEnum):
@@ -34,35 +28,9 @@ class SignatureResult(StrEnum):
 
     VERIFIED = "verified"  # a known key signed this line
     FAILED = "failed"  # a signature that no known key made for this line
-    ABSENT = "absent"  # no signature where one belongs
+    ABSENT = "absent"  # no signature where one belongs, or a pulled event with none that could be checked
     NO_KEY = "no_key"  # a signature, and not one key to check it with
     MALFORMED = "malformed"  # what stands there cannot be a signature
-
-
-class Rule(StrEnum):
-    """Which bytes are signed. docs/signatures.md tells where each comes from."""
-
-    C1 = "C1"  # CEF: the line up to the white space before ` sig=`
-    C2 = "C2"  # CEF: the line up to `sig=`, with the white space before it
-    C3 = "C3"  # CEF: the line up to and with `sig=`
-    C4 = "C4"  # CEF: as C1, from `CEF:` on, so without timestamp and host
-    C5 = "C5"  # CEF: as C1, with a line feed
-    J1 = "J1"  # JSON: the line without `,"sig":"…"`
-    J2 = "J2"  # JSON: the line without `"sig":"…",`, where it comes first
-    J3 = "J3"  # JSON: the line with an empty `"sig":""`
-    J4 = "J4"  # JSON: all other fields, sorted and compact
-    J5 = "J5"  # JSON: as J4, with `<`, `>` and `&` escaped as Go does
-    P1 = "P1"  # CPS: the inner object by J1
-    P2 = "P2"  # CPS: the whole line by J1
-
-
-RULES: Final[dict[Format, tuple[Rule, ...]]] = {
-    Format.CEF: (Rule.C1, Rule.C2, Rule.C3, Rule.C4, Rule.C5),
-    Format.JSON: (Rule.J1, Rule.J2, Rule.J3, Rule.J4, Rule.J5),
-    Format.CPS: (Rule.P1, Rule.P2),
-    Format.UNKNOWN: (),
-}
-"""The candidates of each format, in the order they are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +54,10 @@ def verify(line: bytes, keys: Sequence[Key], *, first: Rule | None = None) -> Ve
     *first* is the rule to begin with, that which verified lately; the others follow. A line that fails
     costs one verification for each key and each candidate that covers other bytes.
     """
-    form = format_of(line)
-    found = _find(line, form)
+    form = signed_as(line)
+    if form is Signed.PULLED:
+        return _verify_pulled(line, keys, first)
+    found = find(line, form)
     if found is None:
         return _ABSENT
     signature = _decoded(found.text)
@@ -95,16 +65,35 @@ def verify(line: bytes, keys: Sequence[Key], *, first: Rule | None = None) -> Ve
         return _MALFORMED
     if not keys:
         return _NO_KEY
+    candidates = ((rule, covered(rule, line, found)) for rule in _in_order(RULES[form], first))
+    return _first_that_verifies(candidates, signature, keys) or _FAILED
+
+
+def _verify_pulled(line: bytes, keys: Sequence[Key], first: Rule | None) -> Verdict:
+    entry = entry_of(line)
+    name = "signature" if entry and "signature" in entry else "sig"  # Kong documents either
+    text = entry.pop(name, None) if entry else None
+    signature = _decoded(text.encode()) if isinstance(text, str) else None
+    if not entry or signature is None:
+        return _ABSENT
+    if not keys:
+        return _NO_KEY
+    candidates = ((rule, covered_of_entry(rule, entry)) for rule in _in_order(RULES[Signed.PULLED], first))
+    return _first_that_verifies(candidates, signature, keys) or _ABSENT
+
+
+def _first_that_verifies(
+    candidates: Iterable[tuple[Rule, bytes | None]], signature: bytes, keys: Sequence[Key]
+) -> Verdict | None:
     tried: list[bytes] = []
-    for rule in _in_order(RULES[form], first):
-        covered = _covered(rule, line, found)
-        if covered is None or covered in tried:
+    for rule, text in candidates:
+        if text is None or text in tried:
             continue
-        tried.append(covered)
+        tried.append(text)
         for key in keys:
-            if _is_of(key, signature, covered):
+            if _is_of(key, signature, text):
                 return Verdict(SignatureResult.VERIFIED, rule, key.kid)
-    return _FAILED
+    return None
 
 
 def _in_order(rules: tuple[Rule, ...], first: Rule | None) -> Iterator[Rule]:
@@ -113,9 +102,9 @@ def _in_order(rules: tuple[Rule, ...], first: Rule | None) -> Iterator[Rule]:
     yield from (rule for rule in rules if rule is not first)
 
 
-def _is_of(key: Key, signature: bytes, covered: bytes) -> bool:
+def _is_of(key: Key, signature: bytes, text: bytes) -> bool:
     try:
-        key.public.verify(signature, covered)
+        key.public.verify(signature, text)
     except InvalidSignature:
         return False
     return True
@@ -135,169 +124,3 @@ def _decoded(text: bytes) -> bytes | None:
         return None
     raw = urlsafe_b64decode(text + b"==")
     return raw if urlsafe_b64encode(raw)[:_CHARACTERS] == text else None
-
-
-# Where it stands
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A signature and the bytes around it that go with it: `start`, `key`, `value`, `end` are offsets."""
-
-    text: bytes
-    start: int = 0  # of the separator before it
-    key: int = 0
-    value: int = 0
-    end: int = 0
-    is_textual: bool = True  # False: it cannot be cut out of the text, only what the line says can be asked
-
-
-def _find(line: bytes, form: Format) -> _Found | None:
-    match form:
-        case Format.CEF:
-            return _find_in_cef(line)
-        case Format.JSON | Format.CPS:
-            return _find_in_json(line)
-        case Format.UNKNOWN:
-            return None
-
-
-_SIG = b"sig="
-_SPACE = b" \t\n\r\f\v"
-
-
-def _find_in_cef(line: bytes) -> _Found | None:
-    at = line.rfind(_SIG)
-    before = line[:at].rstrip(_SPACE) if at > 0 else b""
-    if not before or len(before) == at:  # nothing there, or the end of another word
-        return None
-    text = line[at + len(_SIG) :]
-    if len(text.split(None, 1)) > 1:
-        return None  # more follows: this ` sig=` stands inside a value
-    return _Found(text, len(before), at, at + len(_SIG), len(line))
-
-
-_MEMBER = b'"sig":"'
-_AT_THE_END = (b'"}', b'"}}')
-
-
-def _find_in_json(line: bytes) -> _Found | None:
-    # Inside a string every quote is escaped, so in valid JSON this is the beginning of a member.
-    at = max(line.rfind(b"," + _MEMBER), line.rfind(b"{" + _MEMBER))
-    if at >= 0:
-        value = at + 1 + len(_MEMBER)
-        end = line.find(b'"', value)
-        # At the line's end it can be no part of anything else. Elsewhere the line has to be JSON: the bytes
-        # around a signature that was put inside a string are those that were signed.
-        if end >= 0:
-            covers = line[end:] in _AT_THE_END or _is_json(line)
-            return _Found(line[value:end], at, at + 1, value, end + 1, is_textual=covers)
-    record = _object(line)
-    if record is None:
-        return None
-    inner = record.get("event")
-    found = record.get("sig", inner.get("sig") if isinstance(inner, dict) else None)
-    if found is None:
-        return None
-    text = found.encode(errors="replace") if isinstance(found, str) else b""
-    return _Found(text, is_textual=False)
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
-# What it covers
-
-
-_WRAPPER, _WRAPPER_END = b'{"event":', b"}"
-
-
-def _covered(rule: Rule, line: bytes, found: _Found) -> bytes | None:  # noqa: C901 - one for each rule
-    """The bytes that are signed by *rule*; None where it does not apply to this line."""
-    match rule:
-        case Rule.C1:
-            return line[: found.start]
-        case Rule.C2:
-            return line[: found.key]
-        case Rule.C3:
-            return line[: found.value]
-        case Rule.C4:
-            return line[line.find(b"CEF:", 0, CEF_MARKER_BEFORE) : found.start]
-        case Rule.C5:
-            return line[: found.start] + b"\n"
-        case Rule.J4 | Rule.J5:
-            return _written_anew(line, escape=rule is Rule.J5)
-    if not found.is_textual:
-        return None
-    comes_first = line[found.start : found.key] == b"{"
-    match rule:
-        case Rule.J1 | Rule.P2:
-            return None if comes_first else line[: found.start] + line[found.end :]
-        case Rule.P1:
-            if comes_first or not line.endswith(_WRAPPER_END):
-                return None
-            return (line[: found.start] + line[found.end :])[len(_WRAPPER) : -len(_WRAPPER_END)]
-        case Rule.J2:
-            if not comes_first or line[found.end : found.end + 1] != b",":
-                return None
-            return line[: found.key] + line[found.end + 1 :]
-        case Rule.J3:
-            return line[: found.value] + line[found.end - 1 :]
-
-
-_GO_ESCAPES: Final = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"))
-# Go escapes these two with or without its HTML escapes.
-_GO_SEPARATORS: Final = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
-
-
-def _written_anew(line: bytes, *, escape: bool) -> bytes | None:
-    record = _object(line)
-    if record is None:
-        return None
-    record.pop("sig", None)
-    try:
-        text = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    except (ValueError, RecursionError):  # half a surrogate pair; a nesting as deep as a well
-        return None
-    for plain, escaped in (*_GO_SEPARATORS, *(_GO_ESCAPES if escape else ())):
-        text = text.replace(plain, escaped)
-    return text
-
-
-def _object(line: bytes) -> dict[str, object] | None:
-    """The object in *line*, if all readers of JSON would understand it alike. Integers are exact."""
-    try:
-        value = json.loads(
-            line.decode(),
-            object_pairs_hook=_unique,
-            parse_int=_exact,
-            parse_float=_refused,
-            parse_constant=_refused,
-        )
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key twice: some readers take the first, some the last")
-    return found
-
-
-def _exact(digits: str) -> int:
-    value = int(digits)
-    if str(value) != digits:  # `-0`
-        raise ValueError("not as it would be written")
-    return value
-
-
-def _refused(number: str) -> NoReturn:
-    # Konnect writes no fractions, and no two libraries write them alike.
-    raise ValueError("not a whole number")

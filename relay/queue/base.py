@@ -35,6 +35,7 @@ from relay.model import (
     RetryState,
     Settlement,
 )
+from relay.queue.dedup.judge import Judge
 
 
 class Observer(Protocol):
@@ -227,6 +228,13 @@ class Queue(Protocol):
         """Make sources known, each with its deduplication window in seconds or None."""
         ...
 
+    def judge_by(self, judge: Judge) -> None:
+        """Whom to ask, from now on, where events say the same and are signed otherwise.
+
+        Until then only events with equal ids are the same.
+        """
+        ...
+
     async def append_wait(self, after: int) -> int:
         """Wait until something was appended since the call that returned *after*; return the new mark.
 
@@ -345,6 +353,17 @@ class Queue(Protocol):
         ...
 
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]: ...
+
+    async def note(self, name: str, text: str) -> None:
+        """Keep a short text durably in place of the last one of this *name*, a word. Raises `QueueError`.
+
+        For what saves work and may be lost: `queue migrate` leaves it behind.
+        """
+        ...
+
+    async def last_note(self, name: str) -> str | None:
+        """The last such text of any process on this queue; None where there is none. Raises `QueueError`."""
+        ...
 
     async def announce(self, replica: Replica) -> None:
         """Tell the other processes of this relay what this one is and sees; again whenever it changes."""

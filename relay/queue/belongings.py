@@ -41,6 +41,7 @@ class MovedBatch:
     # Whether its events are to be found again when they come a second time. Queues know it of a batch
     # or only of its source, so it is no part of the comparison.
     deduplicated: bool = field(compare=False)
+    pulled: bool = False
 
     @property
     def count(self) -> int:
@@ -55,13 +56,15 @@ class MovedBatch:
     def batch(self) -> Batch:
         """The batch as it was on its way into the queue. What a broken gzip raises it passes on."""
         body = gzipped.decompress(self.payload)
-        return Batch(self.source, self.received_at, self.formats, body, self.payload, body.split(b"\n")[:-1])
+        lines = body.split(b"\n")[:-1]
+        return Batch(self.source, self.received_at, self.formats, body, self.payload, lines, self.pulled)
 
     def is_made_of(self, pieces: Sequence[MovedBatch]) -> bool:
         """Whether *pieces*, which follow each other, are this batch, cut."""
         batches = [piece.batch() for piece in pieces]
         return (
-            {(piece.source, piece.received_at) for piece in pieces} == {(self.source, self.received_at)}
+            {(piece.source, piece.received_at, piece.pulled) for piece in pieces}
+            == {(self.source, self.received_at, self.pulled)}
             and [piece.number for piece in pieces[1:]] == [piece.end for piece in pieces[:-1]]
             and (pieces[0].number, pieces[-1].end) == (self.number, self.end)
             and b"".join([batch.body for batch in batches]) == self.batch().body
@@ -70,7 +73,7 @@ class MovedBatch:
 
     def ids(self) -> list[str]:
         """The event ids."""
-        return event_ids(self.batch().lines, self.ordinals)
+        return event_ids(self.batch().lines, self.ordinals, pulled=self.pulled)
 
 
 @dataclass(frozen=True, slots=True)

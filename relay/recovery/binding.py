@@ -7,9 +7,11 @@ well what counts as an endpoint of this relay.
 
 from __future__ import annotations
 
+import re
+import string
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from relay.recovery.answers import DestinationInfo, Scope
@@ -17,6 +19,10 @@ from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectNotFound
 
 _PATH: Final = "/audit-logs"  # the intake's
+_PORTS: Final = {"http": 80, "https": 443}
+_DOUBTFUL: Final = re.compile(r"[\s\x00-\x1f\x7f\\]")
+_ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = frozenset(f"{string.ascii_letters}{string.digits}-._~")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +65,63 @@ def endpoint_of(base: str, source: str) -> str:
     return base if is_whole(base) else f"{base.rstrip('/')}{_PATH}/{source}"
 
 
+def same_endpoint(one: str | None, other: str | None) -> bool:
+    """Whether both are one URL, however it is written (RFC 3986 section 6.2.2)."""
+    if one is None or other is None:
+        return False
+    return one == other or (_read(one) is not None and _read(one) == _read(other))
+
+
 def is_ours(endpoint: str | None, source: str, *, base: str | None, alone: bool) -> bool:
     """Whether what is sent there comes in here, at *source*; *alone*: there is no other source.
 
     Where nobody has said how Konnect reaches this relay (*base*), the path has to do. A *base* with a path is
     that of one source; for the others the host counts, and the path as above.
     """
-    if endpoint is None:
+    there = None if endpoint is None else _read(endpoint)
+    if there is None:
         return False
-    if base is not None and endpoint == endpoint_of(base, source):
-        return True
+    if base is not None:
+        if same_endpoint(endpoint, endpoint_of(base, source)):
+            return True
+        here = _read(base)
+        if here is None or there.origin != here.origin:
+            return False
+        if not is_whole(base):
+            return alone and there.path == _PATH
+    return there.path.endswith(f"{_PATH}/{source}") or (alone and there.path.endswith(_PATH))
+
+
+class _Url(NamedTuple):
+    """A URL with what may be written in several ways written in one."""
+
+    origin: tuple[str, str, str, int | None]  # scheme, user, host, port
+    path: str
+    rest: tuple[str, str]  # query, fragment
+
+
+def _read(url: str) -> _Url | None:
+    """None for what two readers may read in two ways: whoever set it was not us."""
+    if _DOUBTFUL.search(url):
+        return None
     try:
-        parts = urlsplit(endpoint)
-    except ValueError:  # whoever set it was not us
-        return False
-    if base is not None and (parts.scheme, parts.netloc) != urlsplit(base)[:2]:
-        return False
-    if base is not None and not is_whole(base):
-        return alone and parts.path == _PATH
-    return parts.path.endswith(f"{_PATH}/{source}") or (alone and parts.path.endswith(_PATH))
+        parts = urlsplit(url)
+        port = _PORTS.get(parts.scheme) if parts.port is None else parts.port
+    except ValueError:
+        return None
+    user, at, _ = parts.netloc.rpartition("@")
+    origin = (parts.scheme, user + at, parts.hostname or "", port)
+    return _Url(origin, _plain(parts.path) or "/", (_plain(parts.query), parts.fragment))
+
+
+def _plain(text: str) -> str:
+    """With escapes only where one is needed, in capitals."""
+    return _ESCAPE.sub(_unescaped, text)
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    char = chr(int(escape[1], 16))
+    return char if char in _UNRESERVED else escape[0].upper()
 
 
 def shown(endpoint: str | None) -> str:

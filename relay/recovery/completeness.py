@@ -3,8 +3,8 @@
     Heartbeat ─▶ gaps of down time      Expiry ─▶ lost gaps      Silence ─▶ log, metrics
     Supervisor ─▶ Konnect's API, where `recovery.konnect` has a token
 
-Owns which of these run, by the configuration, and that a fault in one of them stops nothing else. Only
-processes that accept have it; the heartbeat says so.
+Owns which of these run, by the configuration and its changes, and that a fault in one of them stops nothing
+else. Only processes that accept have it; the heartbeat says so.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from relay.recovery.api import Hosts, KonnectApi
 from relay.recovery.binding import is_ours
 from relay.recovery.expiry import Expiry
 from relay.recovery.heartbeat import Heartbeat
-from relay.recovery.plan import Rules, Target
 from relay.recovery.silence import Silence
+from relay.recovery.state import Rules, Target
 from relay.recovery.supervisor import Supervisor
 
 _PAUSE: Final = 10.0  # seconds before a part that failed begins anew
@@ -48,54 +48,34 @@ class Completeness:
         log: Log,
     ) -> None:
         self._sources: Sequence[Source] = config.sources
+        self._settings = _settings_of(config)
+        self._queue = queue
+        self._leads = leads
         self._clock = clock
+        self._rng = rng
+        self._tally = metrics
         self._log = log
-        settings = config.recovery.konnect if config.recovery is not None else None
-        url = settings.url if settings is not None else None
-        self._base = url.reveal() if url is not None else None
         self._heartbeat = Heartbeat(queue, self._names, clock=clock, log=log)
-        self._silence = Silence(
-            queue,
-            self._limits,
-            echo=settings.heartbeat if settings is not None else None,
-            clock=clock,
-            gauges=metrics,
-            log=log,
-        )
-        recovered = recovered_sources(settings, self._names())
-        self._expiry = Expiry(queue, recovered=recovered, clock=clock, log=log)
+        self._silence = Silence(queue, self._limits, echo=self._echo, clock=clock, gauges=metrics, log=log)
+        self._expiry = Expiry(queue, recovered=self._recovered, clock=clock, log=log)
         self._supervisor: Supervisor | None = None
-        if settings is not None and settings.token is not None:
-            self._supervisor = Supervisor(
-                KonnectApi(Hosts.of(settings), settings.token, clock=clock, timeout=settings.timeout),
-                targets_of(settings, self._names()),
-                queue,
-                leads=leads,
-                leads_here=self._leads_here,
-                rules=Rules(
-                    margin=settings.margin, poll=settings.status_interval, job_poll=settings.job_interval
-                ),
-                clock=clock,
-                rng=rng,
-                tally=metrics,
-                log=log,
-                echo=self._silence,
-            )
+        self._changed = asyncio.Event()  # the supervisor is not made for the present configuration
 
     @property
     def doing(self) -> Recovering | None:
         """What recovery does here; None where it does nothing."""
         return None if self._supervisor is None else self._supervisor.doing
 
-    def set_sources(self, sources: Sequence[Source]) -> None:
-        """Watch these from now on."""
-        self._sources = sources
+    def reload(self, config: Config) -> None:
+        """Go by this from now on. What the supervisor was doing is left as it is and taken up again."""
+        before = self._settings, self._targets()
+        self._sources, self._settings = config.sources, _settings_of(config)
+        if (self._settings, self._targets()) != before:
+            self._changed.set()
 
     async def run(self) -> None:
         """Without end; to be started once the intake accepts."""
-        loops = [self._heartbeat.run, self._expiry.run, self._silence.run]
-        if self._supervisor is not None:
-            loops.append(self._supervisor.run)
+        loops = [self._heartbeat.run, self._expiry.run, self._silence.run, self._supervise]
         async with asyncio.TaskGroup() as group:
             for loop in loops:
                 group.create_task(self._again(loop))
@@ -113,14 +93,60 @@ class Completeness:
                 self._log.exception("recovery.failed")
                 await self._clock.sleep(_PAUSE)
 
+    async def _supervise(self) -> None:
+        """By the present settings, and anew whenever these change."""
+        while True:
+            self._changed.clear()
+            self._supervisor = self._made()
+            async with asyncio.TaskGroup() as group:
+                running = None if self._supervisor is None else group.create_task(self._supervisor.run())
+                await self._changed.wait()
+                if running is not None:
+                    running.cancel()
+
+    def _made(self) -> Supervisor | None:
+        settings = self._settings
+        if settings is None or settings.token is None:
+            return None
+        return Supervisor(
+            KonnectApi(Hosts.of(settings), settings.token, clock=self._clock, timeout=settings.timeout),
+            self._targets(),
+            self._queue,
+            leads=self._leads,
+            leads_here=self._leads_here,
+            rules=Rules(
+                margin=settings.margin, poll=settings.status_interval, job_poll=settings.job_interval
+            ),
+            clock=self._clock,
+            rng=self._rng,
+            tally=self._tally,
+            log=self._log,
+            echo=self._silence,
+        )
+
     def _leads_here(self, source: str, endpoint: str | None) -> bool:
-        return is_ours(endpoint, source, base=self._base, alone=len(self._sources) == 1)
+        url = self._settings.url if self._settings is not None else None
+        base = url.reveal() if url is not None else None
+        return is_ours(endpoint, source, base=base, alone=len(self._sources) == 1)
+
+    def _targets(self) -> tuple[Target, ...]:
+        return () if self._settings is None else targets_of(self._settings, self._names())
+
+    def _recovered(self) -> frozenset[str]:
+        return recovered_sources(self._settings, self._names())
+
+    def _echo(self) -> float | None:
+        return self._settings.heartbeat if self._settings is not None else None
 
     def _names(self) -> Sequence[str]:
         return [source.name for source in self._sources]
 
     def _limits(self) -> Mapping[str, float | None]:
         return {source.name: source.silence for source in self._sources}
+
+
+def _settings_of(config: Config) -> KonnectRecovery | None:
+    return config.recovery.konnect if config.recovery is not None else None
 
 
 def targets_of(settings: KonnectRecovery, sources: Sequence[str]) -> tuple[Target, ...]:

@@ -30,6 +30,7 @@ from relay.recovery.errors import (
     KonnectThrottled,
     KonnectUnauthorised,
     KonnectUnavailable,
+    KonnectUnreachable,
 )
 
 _MAX_ANSWER: Final = 32 * 1024 * 1024  # bytes; a thousand pulled entries take about one
@@ -81,7 +82,7 @@ class Connection:
         reply = await self._client.request(method, url, content, headers, max_answer=_MAX_ANSWER)
         what = f"{method} {path} at {self._host}"
         if isinstance(reply, Transient | Misconfigured):
-            raise KonnectUnavailable(f"Konnect cannot be reached ({what}): {reply.response.detail}.")
+            raise KonnectUnreachable(f"Konnect cannot be reached ({what}): {reply.response.detail}.")
         self._compare_clocks(reply.date)
         if not 200 <= reply.status < 300:
             raise _failure(reply, what, self._clock.now())

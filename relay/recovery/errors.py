@@ -58,3 +58,7 @@ class KonnectUnavailable(KonnectError):
     ) -> None:
         super().__init__(message, status=status)
         self.retry_after = retry_after  # seconds, as it asked
+
+
+class KonnectUnreachable(KonnectUnavailable):
+    """No answer came at all."""

@@ -6,16 +6,16 @@ only where the relay was to fetch them: elsewhere an operator may have done so, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
 from relay.clock import Clock
 from relay.errors import NotFound, QueueError
 from relay.model import Gap
+from relay.observe.ledger import KONNECT_RETENTION
 from relay.observe.logs import Log
 from relay.recovery.answers import rfc3339
-from relay.recovery.plan import RETENTION
 
 _LOOK: Final = 60.0  # seconds
 _NOT_OURS: Final = (
@@ -34,8 +34,10 @@ class Gaps(Protocol):
 class Expiry:
     """May run in several processes at once: what is closed stays as it is."""
 
-    def __init__(self, gaps: Gaps, *, recovered: Collection[str], clock: Clock, log: Log) -> None:
-        """*recovered*: the sources whose gaps the relay is to close."""
+    def __init__(
+        self, gaps: Gaps, *, recovered: Callable[[], Collection[str]], clock: Clock, log: Log
+    ) -> None:
+        """*recovered* names the sources whose gaps the relay is to close."""
         self._gaps = gaps
         self._recovered = recovered
         self._clock = clock
@@ -52,7 +54,7 @@ class Expiry:
         """Close every gap that ended more than seven days ago. Raises `QueueError`."""
         now = self._clock.now()
         for gap in await self._gaps.gaps():
-            if gap.id and gap.end <= now - RETENTION:
+            if gap.id and gap.end <= now - KONNECT_RETENTION:
                 await self._gaps.close_gap(gap.id, at=now, lost_until=gap.end)
                 self._tell(gap)
 
@@ -64,7 +66,7 @@ class Expiry:
             start=rfc3339(gap.start),
             lost_until=rfc3339(gap.end),
         )
-        if gap.source in self._recovered:
+        if gap.source in self._recovered():
             log.error("recovery.lost")
         else:
             log.warning("recovery.not_attempted", detail=_NOT_OURS)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from relay.recovery.answers import ReplayJob, ReplayState, Scope, WebhookState, WebhookStatus, rfc3339
-from relay.recovery.binding import Binding, shown
+from relay.recovery.binding import Binding, same_endpoint, shown
 from relay.recovery.errors import KonnectError, KonnectForbidden, KonnectNotFound, KonnectUnauthorised
+from relay.recovery.finding import Finding, Level
+from relay.recovery.gap_finding import OpenGap, gap_finding
 from relay.recovery.probe import Answered, Certificate
-
-RETENTION: Final = 7 * 86_400.0  # seconds; then Konnect deletes what it holds
 
 _DAY: Final = 86_400.0
 _SAME_BATCH: Final = 300.0  # seconds by which both sides may differ over when the last batch came
@@ -24,32 +23,14 @@ _EXPIRY_NEAR, _EXPIRY_URGENT = 21 * _DAY, 3 * _DAY
 _SKEW_SMALL, _SKEW_LARGE = 5.0, 60.0  # seconds
 
 
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARNING = "warning"  # works, or could not be seen
-    PROBLEM = "problem"  # events are lost, or will be
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report."""
-
-    check: str  # what was asked, from a closed set
-    level: Level
-    text: str
-    next: str | None = None  # what to do
-
-
 @dataclass(frozen=True, slots=True)
 class RelayView:
     """What the relay itself says of the source. Times in seconds since the epoch."""
 
     source: str
     last_event_at: float | None  # the last request may have been our own, an empty one
-    open_gaps: int
-    oldest_gap_at: float | None
+    gaps: tuple[OpenGap, ...]
+    lost_gaps: int  # closed after Konnect had deleted events of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +100,7 @@ def _endpoint(facts: Facts) -> Iterator[Finding]:
     if facts.expected is None:
         text = f"Konnect sends to {shown(endpoint)}; nothing says whether that is this relay."
         yield Finding("endpoint", Level.WARNING, text, "give --url, or set recovery.konnect.url")
-    elif endpoint != facts.expected:
+    elif not same_endpoint(endpoint, facts.expected):
         text = f"Konnect sends to {shown(endpoint)}, not to {shown(facts.expected)}."
         yield Finding("endpoint", Level.PROBLEM, text, "konnect-relay konnect setup --take-over")
     else:
@@ -223,29 +204,22 @@ def _clock(facts: Facts) -> Iterator[Finding]:
 def _gaps(facts: Facts) -> Iterator[Finding]:
     relay = facts.relay
     if isinstance(relay, str):
-        yield Finding("relay", Level.WARNING, relay, "run this where the relay runs, or give --admin-url")
+        yield Finding(
+            "relay", Level.WARNING, relay, "run this where the relay runs, or give --source and --admin-url"
+        )
         return
-    if not relay.open_gaps:
-        yield Finding("gaps", Level.OK, f"The source {relay.source} has no open gaps.")
-        return
-    text = f"The source {relay.source} has {relay.open_gaps} open gaps: Konnect may hold what never came"
-    left = None if relay.oldest_gap_at is None else relay.oldest_gap_at + RETENTION - facts.now
-    if left is None:
-        urgent, deadline = False, "."
-    elif left <= 0:
-        urgent, deadline = True, ", and has deleted the oldest of them by now."
-    else:
-        urgent, deadline = left < _DAY, f", and deletes the oldest of them in {left / 3600:.0f} h."
-    level = Level.PROBLEM if urgent else Level.WARNING
-    step = "konnect-relay konnect recover, then konnect-relay gaps close; or set recovery.konnect.token"
-    yield Finding("gaps", level, text + deadline, step)
+    yield gap_finding(relay.source, relay.gaps, relay.lost_gaps, facts.scope, facts.now)
 
 
 def _replay(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.job, KonnectError):
         return
-    if facts.job.state is ReplayState.FAILED:
-        yield Finding("replay", Level.WARNING, "The last replay job failed.", "start it again")
+    job = facts.job
+    if job.state is ReplayState.FAILED and job.start is not None and job.end is not None:
+        span = f"{rfc3339(job.start)} to {rfc3339(job.end)}"
+        text = f"The last replay job, of {span}, failed."
+        step = "unless the gaps say that the relay is at it: konnect-relay konnect recover with these times"
+        yield Finding("replay", Level.WARNING, text, step)
     elif not facts.job.state.over:
         yield Finding("replay", Level.OK, f"A replay job is {facts.job.state.value}.")
 

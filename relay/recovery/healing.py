@@ -1,4 +1,4 @@
-"""Bringing back what a reconciliation found missing: replay jobs over the windows it names, one at a time.
+"""Replay jobs for the commands: over what a reconciliation found missing, or over a span that a person names.
 
 Owns the dealings with Konnect's one job per scope: begin, wait for whoever is faster, follow to the end.
 Konnect sends everything in a window again; the relay's deduplication drops what it has. Decides nothing about
@@ -8,20 +8,25 @@ what is missing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from relay.clock import Clock
+from relay.observe.ledger import KONNECT_RETENTION
 from relay.recovery.answers import ReplayJob, ReplayState, Scope
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectConflict, KonnectError, KonnectThrottled, KonnectUnavailable
 from relay.recovery.reconciling import Window
 
-RETENTION: Final = 7 * 86_400.0  # seconds; then Konnect deletes an event for good
 _POLL: Final = 5.0  # seconds between two looks at a job
 _LONGEST: Final = 6 * 3600.0  # seconds a job may take, ours or another one
 # Konnect's clock may be ahead of ours, and a window that begins too early is refused as a whole.
 _SAFE: Final = 60.0  # seconds
+_TRIES: Final = 6  # calls in a row that may fail for a reason that passes
+_LONGEST_WAIT: Final = 60.0  # seconds between two of them, unless Konnect asks for more
+# The API's times are whole milliseconds, and nobody has promised not to cut them to seconds.
+_SAME: Final = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,11 @@ class Replayed:
     end: float
     missing: int  # events that were missing in it
     state: ReplayState
+
+    @property
+    def completed(self) -> bool:
+        """Whether everything in it was sent."""
+        return self.state is ReplayState.COMPLETED
 
 
 async def replay(
@@ -50,18 +60,18 @@ async def replay(
     *done* gets each job when it is over; one that failed is the last one. Raises `KonnectError` where Konnect
     takes none, or where one does not end within hours.
     """
-    for start, end, missing in _joined(windows, margin, clock.now()):
+    for start, end, missing in widened(windows, margin, clock.now()):
         told(f"asking Konnect for {missing:,} missing events")
-        job = await _job(api, scope, start, end, clock=clock, poll=poll)
+        job = await run_job(api, scope, start, end, clock=clock, poll=poll, told=told)
         done(Replayed(start, end, missing, job.state))
         if job.state is not ReplayState.COMPLETED:
             return
 
 
-def _joined(windows: Sequence[Window], margin: float, now: float) -> list[tuple[float, float, int]]:
-    """The windows with their margins; where those overlap, one job does for both."""
+def widened(windows: Sequence[Window], margin: float, now: float) -> list[tuple[float, float, int]]:
+    """The windows with their margins, as start, end and what is missing; those that overlap are one."""
     found: list[tuple[float, float, int]] = []
-    oldest = now - RETENTION + _SAFE
+    oldest = now - KONNECT_RETENTION + _SAFE
     for window in windows:
         start, end = max(oldest, window.start / 1000 - margin), min(now, window.end / 1000 + margin)
         if start >= end:
@@ -73,31 +83,47 @@ def _joined(windows: Sequence[Window], margin: float, now: float) -> list[tuple[
     return found
 
 
-async def _job(
-    api: KonnectApi, scope: Scope, start: float, end: float, *, clock: Clock, poll: float
+async def run_job(
+    api: KonnectApi,
+    scope: Scope,
+    start: float,
+    end: float,
+    *,
+    clock: Clock,
+    poll: float = _POLL,
+    told: Callable[[str], None],
 ) -> ReplayJob:
-    """Our job, over."""
+    """Have this window sent again; the job when it is over, completed or failed.
+
+    Another job, the relay's own for example, is waited for, for hours if need be, and *told* hears of it.
+    Raises `KonnectError` where Konnect takes none, or cannot be asked for a minute.
+    """
     deadline = clock.monotonic() + _LONGEST
-    begun = False
+    begun, failures = False, 0
     while clock.monotonic() < deadline:
+        pause = poll
         try:
             if not begun:
-                await api.start_replay(scope, start, end)
-                begun = True
+                with suppress(KonnectConflict):  # somebody else's, or ours, and the answer was lost
+                    await api.start_replay(scope, start, end)
             job = await api.replay_job(scope)
-        except KonnectConflict:
-            job = await api.replay_job(scope)
-            begun = _is(job, start, end)  # the answer to our own request may have been lost
         except (KonnectThrottled, KonnectUnavailable) as error:
-            await clock.sleep(max(poll, error.retry_after or 0.0))
-            continue
-        if begun and job.state.over:
-            return job
-        await clock.sleep(poll)
+            failures += 1
+            if failures >= _TRIES:
+                raise
+            pause = max(poll, error.retry_after or 0.0, min(_LONGEST_WAIT, 2.0**failures))
+        else:
+            failures = 0
+            # Where another one has taken its place, nobody knows how ours ended: it is begun again.
+            begun = _is(job, start, end)
+            if begun and job.state.over:
+                return job
+            told(f"replay job {job.state.value}" if begun else "waiting for another replay job")
+        await clock.sleep(pause)
     raise KonnectError("Konnect's replay job did not end in time.")
 
 
 def _is(job: ReplayJob, start: float, end: float) -> bool:
-    """Whether it is over this window; the API's times are whole milliseconds."""
-    same = job.start is not None and abs(job.start - start) < 0.002
-    return same and job.end is not None and abs(job.end - end) < 0.002
+    """Whether it is over this window."""
+    same = job.start is not None and abs(job.start - start) < _SAME
+    return same and job.end is not None and abs(job.end - end) < _SAME

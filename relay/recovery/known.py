@@ -16,17 +16,17 @@ from typing import Final
 
 from relay.konnect.lines import identity
 from relay.konnect.parse import parse
+from relay.konnect.pulled import MARK
 from relay.konnect.record import Record
 from relay.konnect.times import event_time
-from relay.recovery.plan import Window
-from relay.recovery.pulled import MARK
+from relay.recovery.state import Window
 
 Key = int
 _PULLED: Final = (MARK, True)
 
 
-def keys_of(lines: Iterable[bytes], window: Window) -> list[Key]:
-    """The keys of those received lines that happened in *window*, without pulled ones."""
+def keys_of(lines: Iterable[bytes], window: Window) -> list[tuple[int | None, Key]]:
+    """The keys of those received lines that happened in *window*, and when, without pulled ones."""
     first, last = int(window.start * 1000), int(window.end * 1000) + 1
     found = []
     for line in lines:
@@ -34,7 +34,7 @@ def keys_of(lines: Iterable[bytes], window: Window) -> list[Key]:
         if at is None or first <= at <= last:
             record = parse(line)
             if record is not None and _PULLED not in record.extra:
-                found.append(key_of(record))
+                found.append((at, key_of(record)))
     return found
 
 

@@ -155,12 +155,23 @@ def _healing(healing: Any) -> str:
         f'<td class="n">{_n(job["missing"])}</td><td>{_e(job["state"])}</td></tr>'
         for job in healing["jobs"]
     )
-    problem = f"<p>{_e(healing['problem'])}</p>" if healing["problem"] else ""
+    pulls = "".join(
+        f"<tr><td>{_e(pull['from'])}</td><td>{_e(pull['to'])}</td>"
+        f'<td class="n">{_n(pull["entries"])}</td><td class="n">{_n(pull["accepted"])}</td></tr>'
+        for pull in healing["pulls"]
+    )
+    if pulls:
+        pulls = (
+            '<table><tr><th>Pulled from</th><th>to</th><th class="n">entries</th><th class="n">new</th></tr>'
+            f"{pulls}</table>"
+        )
+    words = [healing["not_replayed"], healing["problem"]]
+    problem = "".join(f"<p>{_e(each)}</p>" for each in words if each)
     return (
         f"<h2>Healing</h2><p>{_n(healing['missing_before'])} events were missing before, "
         f"{_n(healing['missing_after'])} afterwards.</p>{problem}"
         '<table><tr><th>Replayed from</th><th>to</th><th class="n">missing</th><th>job</th></tr>'
-        f"{jobs}</table>"
+        f"{jobs}</table>{pulls}"
     )
 
 

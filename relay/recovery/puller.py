@@ -1,115 +1,158 @@
-"""The way that needs no webhook: read the organisation's log and append what is missing.
+"""The way that needs no webhook: read the organisation's log, newest first, and append what is missing.
 
-Owns how much is held in memory at a time: a slice of the window, which is halved while it is too much. Within
-a slice, twins stay in one request, whose events are told apart by their number.
+Owns how much is held in memory at a time (a page, and the keys of what was received) and how far a pull has
+come: after each page, which may be the last before an error, everything down to a millisecond is dealt with.
+Twins stay in one request, whose events are told apart by their number.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Final
 
 from relay import gzipped
 from relay.clock import Clock
 from relay.konnect.lines import count_formats
+from relay.konnect.pulled import line_of, moment_of
 from relay.model import Batch
 from relay.queue.base import Queue
 from relay.recovery.api import KonnectApi
-from relay.recovery.known import Key, keys_of, missing
-from relay.recovery.plan import Window
-from relay.recovery.pulled import line_of, moment_of
+from relay.recovery.errors import KonnectError
+from relay.recovery.known import missing
+from relay.recovery.received import MOST, Received
+from relay.recovery.state import Window
 
-_SLICE: Final = 6 * 3600.0  # seconds; the log since then is read once for each
-_MOST: Final = 50_000  # entries of a slice
-_SHORTEST: Final = 1.0  # seconds; below, a slice is taken whatever it holds
-_EARLIER: Final = 900.0  # seconds by which Konnect's clock may be ahead of ours
+_PAGES: Final = 50  # of one go; then something else may have its turn
 _BATCH: Final = 1_000  # events, more where these happened in one millisecond
 
 Entry = Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """What a pull brought."""
-
-    entries: int
-    accepted: int
-    complete: bool  # False: some entries could not be reached
+Progress = Callable[[Window, int, int], Awaitable[None]]
+"""Everything of this window is dealt with; entries read since the last word, and how many were new."""
 
 
 class Puller:
-    """Of one organisation."""
+    """Of one organisation. What it knows of one pull stays in memory until the next one."""
 
-    def __init__(self, api: KonnectApi, queue: Queue, *, clock: Clock) -> None:
+    def __init__(self, api: KonnectApi, queue: Queue, *, clock: Clock, most: int = MOST) -> None:
+        """*most* bounds the keys in memory."""
         self._api = api
         self._queue = queue
         self._clock = clock
+        self._most = most
+        self._received: Received | None = None
 
-    async def pull(self, source: str, window: Window) -> Pulled:
-        """Append what *source* did not receive of *window*. Raises `KonnectError` or `QueueError`.
+    async def pull(self, source: str, window: Window, done: Window | None, told: Progress) -> bool:
+        """Append what *source* did not receive of *window*, but for *done*, its end; True: all of it is done.
 
-        What was appended before an error is recognised the next time.
+        False after some pages: to be called again. Raises `KonnectError` or `QueueError`.
         """
-        entries = accepted = 0
-        complete = True
-        start, length = window.start, _SLICE
-        while True:
-            part = Window(start, min(start + length, window.end))
-            found, whole = await self._entries(part)
-            if len(found) >= _MOST and length > _SHORTEST:
-                length /= 2
-                continue
-            entries += len(found)
-            complete = complete and whole
-            accepted += await self._append(source, found, part)
-            if part.end == window.end:
-                break
-            # Both ends of a window are part of it, to the millisecond. What comes twice by this has one id.
-            start = part.end
-        return Pulled(entries, accepted, complete)
+        low = top = window.end if done is None else done.start
+        if top > window.start:
+            received = await self._known(source, Window(window.start, top))
+            # What is done begins with a whole millisecond, which Konnect's filter takes for part of the rest.
+            beyond = None if done is None else round(done.start * 1000)
+            async with aclosing(self._parts(max(window.start, received.floor), top, beyond)) as parts:
+                async for low, entries in parts:
+                    accepted = await self._append(source, entries, received)
+                    await told(Window(low, window.end), len(entries), accepted)
+        over = low <= window.start
+        if over:
+            self.forget()
+        return over
 
-    async def _entries(self, part: Window) -> tuple[list[Entry], bool]:
-        """Oldest first, `_MOST` at least where there are more; and whether these are all."""
-        found: list[Entry] = []
-        whole = True
-        async with aclosing(self._api.pages(part.start, part.end)) as pages:
+    def forget(self) -> None:
+        """Let go of what is in memory."""
+        self._received = None
+
+    async def _parts(
+        self, start: float, top: float, beyond: int | None
+    ) -> AsyncGenerator[tuple[float, list[Entry]], None]:
+        """Some pages between *start* and *top*, cut between milliseconds; each with the time all came from.
+
+        Nothing from the millisecond *beyond* on. A part without entries is left out, unless it is the last.
+        """
+        held: list[Entry] = []
+        low = top
+        number = 0
+        async with aclosing(self._api.pages(start, top)) as pages:
             async for page in pages:
-                found += page.entries
-                whole = whole and not page.repeated
-                if len(found) >= _MOST and part.end - part.start > _SHORTEST:
+                if page.repeated:  # the next go asks by time, which leads out of the circle
                     break
-        found.reverse()
-        return found, whole
+                held += [entry for entry in page.entries if beyond is None or not _is_from(entry, beyond)]
+                if not _is_newest_first(held):
+                    raise KonnectError("Konnect's log cannot be pulled: it does not come newest first.")
+                if page.cursor is None:
+                    yield start, held
+                    return
+                ready, held = _cut(held)
+                oldest = _oldest(held)
+                if ready and oldest is not None:
+                    low = (oldest + 1) / 1000
+                    yield low, ready
+                number += 1
+                if number >= _PAGES and low < top:
+                    return
+        if low == top:
+            raise KonnectError("Konnect's log cannot be pulled: its pages come in a circle.")
 
-    async def _append(self, source: str, entries: Sequence[Entry], part: Window) -> int:
-        if not entries:
-            return 0
-        received: Counter[Key] = Counter()
-        async with aclosing(self._queue.received(part.start - _EARLIER, self._clock.now() + 1.0)) as batches:
-            async for batch in batches:
-                if batch.source == source:
-                    # Reading lines takes long: the intake goes on meanwhile.
-                    received.update(await asyncio.to_thread(keys_of, batch.lines, part))
+    async def _known(self, source: str, window: Window) -> Received:
+        """What was received of the window's newest part at least."""
+        now = self._clock.now()
+        if self._received is None or not self._received.serves(source, window):
+            self._received = None
+            received = Received(source, window, most=self._most)
+            await received.read(self._queue, now)
+            self._received = received
+        else:
+            await self._received.read(self._queue, now)
+        return self._received
+
+    async def _append(self, source: str, entries: Sequence[Entry], received: Received) -> int:
+        """*entries* are the newest first; nothing of their oldest millisecond is still to come."""
         accepted = 0
+        counts = received.count(moment_of(entry) for entry in entries)
         for lines in _batches(entries):
-            if left := missing(lines, received):
+            if left := missing(lines, counts):
                 body = b"".join([line + b"\n" for line in left])
+                payload = gzipped.compress(body)
                 batch_ = Batch(
-                    source, self._clock.now(), count_formats(left), body, gzipped.compress(body), left
+                    source, self._clock.now(), count_formats(left), body, payload, left, pulled=True
                 )
                 accepted += (await self._queue.append([batch_])).accepted
         return accepted
 
 
+def _is_from(entry: Entry, millisecond: int) -> bool:
+    at = moment_of(entry)
+    return at is not None and at >= millisecond
+
+
+def _oldest(entries: Sequence[Entry]) -> int | None:
+    """The last one's moment; None where none of them has any."""
+    return next((at for entry in reversed(entries) if (at := moment_of(entry)) is not None), None)
+
+
+def _cut(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """What is newer than all that follows, and the oldest millisecond's entries: more may belong to these."""
+    oldest = _oldest(entries)
+    for index, entry in enumerate(entries):
+        if oldest is not None and moment_of(entry) == oldest:
+            return entries[:index], entries[index:]
+    return [], entries
+
+
+def _is_newest_first(entries: Sequence[Entry]) -> bool:
+    moments = [at for entry in entries if (at := moment_of(entry)) is not None]
+    return all(newer >= older for newer, older in itertools.pairwise(moments))
+
+
 def _batches(entries: Sequence[Entry]) -> Iterator[list[bytes]]:
-    """Cut between milliseconds only: what may be alike stays together."""
+    """The oldest first, cut between milliseconds only: what may be alike stays together."""
     lines: list[bytes] = []
     last: int | None = None
-    for entry in entries:
+    for entry in reversed(entries):
         at = moment_of(entry)
         if len(lines) >= _BATCH and at != last:
             yield lines

@@ -13,9 +13,10 @@ from relay.clock import Clock
 from relay.recovery.answers import PulledPage
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectError, KonnectThrottled, KonnectUnavailable
+from relay.recovery.patience import LONGEST_ASKED
 
 _TRIES: Final = 6  # at one page
-_LONGEST: Final = 60.0  # seconds between two of them, unless Konnect asks for more
+_LONGEST: Final = 60.0  # seconds between two of them, unless Konnect asks for more, an hour at most
 
 
 async def whole_log(
@@ -41,4 +42,5 @@ async def whole_log(
             failures += 1
             if failures >= _TRIES:
                 raise
-            await clock.sleep(max(error.retry_after or 0.0, min(_LONGEST, 2.0**failures)))
+            asked = min(error.retry_after or 0.0, LONGEST_ASKED)
+            await clock.sleep(max(asked, min(_LONGEST, 2.0**failures)))

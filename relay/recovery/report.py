@@ -6,7 +6,7 @@ the compact JSON with sorted keys, can be made again with any tool (docs/reconci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
@@ -46,6 +46,8 @@ class Healing:
 
     jobs: Sequence[Replayed]
     missing_before: int
+    not_replayed: str | None  # why replay jobs did not bring everything
+    pulls: Sequence[Mapping[str, Any]]  # spans that the relay pulled instead, as it answered
     problem: str | None  # why it went no further
 
 
@@ -132,6 +134,7 @@ def _healing(healing: Healing, outcome: Outcome) -> dict[str, object]:
     return {
         "missing_before": healing.missing_before,
         "missing_after": outcome.missing,
+        "not_replayed": healing.not_replayed,
         "problem": healing.problem,
         "jobs": [
             {
@@ -141,6 +144,9 @@ def _healing(healing: Healing, outcome: Outcome) -> dict[str, object]:
                 "state": job.state.value,
             }
             for job in healing.jobs
+        ],
+        "pulls": [
+            {name: pull[name] for name in ("from", "to", "entries", "accepted")} for pull in healing.pulls
         ],
     }
 

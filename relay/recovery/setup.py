@@ -14,7 +14,7 @@ from relay.config.secret import Secret
 from relay.errors import RelayError
 from relay.recovery.answers import DestinationInfo, Scope, WebhookState
 from relay.recovery.api import KonnectApi
-from relay.recovery.binding import Binding, binding, shown
+from relay.recovery.binding import Binding, binding, same_endpoint, shown
 from relay.recovery.errors import KonnectError, KonnectUnavailable
 from relay.recovery.removal import delete_patiently
 
@@ -62,7 +62,7 @@ async def plan(
 ) -> Plan:
     """Look at what there is. Raises `SetupRefused` where it is in the way, and `KonnectError`."""
     before = await binding(api, scope)
-    if before.in_use and before.endpoint == endpoint:
+    if before.in_use and same_endpoint(before.endpoint, endpoint):
         state = (await api.webhook_status(scope)).state
         if before.destination is not None and not (before.enabled and state is WebhookState.ACTIVE):
             name, log_format = before.destination.name, before.destination.log_format

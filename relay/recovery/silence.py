@@ -36,7 +36,7 @@ class Silence:
         received: Received,
         limits: Callable[[], Mapping[str, float | None]],
         *,
-        echo: float | None,
+        echo: Callable[[], float | None],
         clock: Clock,
         gauges: Gauges,
         log: Log,
@@ -65,13 +65,13 @@ class Silence:
 
     def look(self) -> None:
         """Judge every source as of now."""
-        now, last = self._clock.now(), self._received.last_received()
+        now, last, echo = self._clock.now(), self._received.last_received(), self._echo()
         for source, limit in self._limits().items():
             age = now - last.get(source, self._began)
             self._tell("source.silent", source, limit is not None and age > limit, age)
             self._heard(source)
             waited = now - self._called.get(source, now)
-            missing = self._echo is not None and waited > self._echo
+            missing = echo is not None and waited > echo
             self._tell("source.no_echo", source, missing, waited)
             self._gauges.silence(source, limit, echo_missing=missing)
 

@@ -2,63 +2,36 @@
 
     queue.gaps, accepting ─▶ State ─▶ decide ─▶ Konnect's API, queue ─▶ State ─▶ …
 
-Owns the I/O around the decision, what is remembered between two decisions, and the words about it. All of
-that is in memory: after a restart, or on another replica, a gap is fetched once more, for duplicates vanish.
-On a cluster one replica does this; should two for a moment, Konnect answers the second 409.
+Owns the loop, what is remembered between two decisions, and that no failed call ends it. On a cluster one
+replica does this; should two for a moment, Konnect answers the second 409.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from random import Random
 from typing import Final
 
 from relay.clock import Clock
-from relay.errors import NotFound, QueueError
-from relay.model import Gap, Recovering
+from relay.errors import QueueError
+from relay.model import Recovering
 from relay.observe.logs import Log
 from relay.queue.base import Queue
-from relay.recovery.answers import ORGANISATION, rfc3339
+from relay.recovery.actions import Action, Close, Judge, Look, Mend, Poll, Pull, Replay, Wait, call_of
 from relay.recovery.api import KonnectApi
-from relay.recovery.counting import Counting, Tally
-from relay.recovery.errors import (
-    KonnectConflict,
-    KonnectError,
-    KonnectForbidden,
-    KonnectNotFound,
-    KonnectThrottled,
-    KonnectUnauthorised,
-    KonnectUnavailable,
-)
-from relay.recovery.plan import (
-    Action,
-    Close,
-    Job,
-    Judge,
-    Look,
-    Mend,
-    Poll,
-    Pull,
-    Replay,
-    Rules,
-    State,
-    Target,
-    Wait,
-    busy,
-    decide,
-    failed,
-    fetched,
-    forbidden,
-    postponed,
-)
-from relay.recovery.puller import Puller
+from relay.recovery.counting import Tally
+from relay.recovery.errors import KonnectError
+from relay.recovery.fetching import Fetching
+from relay.recovery.memory import Memory
+from relay.recovery.patience import told
+from relay.recovery.plan import decide
+from relay.recovery.state import Rules, State, Target
 from relay.recovery.webhooks import Echo, LeadsHere, Webhooks
+from relay.recovery.words import waiting_for
 
 _TICK: Final = 5.0  # seconds at most between two looks at the gaps
-_FIRST_WAIT: Final = 5.0  # seconds after the first failed call, doubled after each further one
-_LONGEST_WAIT: Final = 300.0
+_STRETCH: Final = 1.25  # how much longer than said a wait may be
 
 
 class Supervisor:
@@ -86,16 +59,24 @@ class Supervisor:
         self._rules = rules
         self._clock = clock
         self._rng = rng
-        self._tally = tally
         self._log = log
+        self._memory = Memory(queue)
         self._webhooks = Webhooks(api, queue, leads_here, self._complain, clock=clock, log=log, echo=echo)
-        self._puller = Puller(api, queue, clock=clock)
-        self._state = State(targets)
+        self._fetching = Fetching(
+            api,
+            queue,
+            rules=rules,
+            clock=clock,
+            tally=tally,
+            log=log,
+            say=self._say,
+            complain=self._complain,
+            keep=self._keep,
+        )
+        self._state: State | None = None  # None: not recalled yet
         self._doing: Recovering | None = None
-        self._trouble = ""  # the last one that was logged
+        self._trouble = ""  # the last one that was complained of
         self._complained = False  # during this step
-        self._failures = 0  # of calls, in a row
-        self._counting = Counting(queue, tally)
 
     @property
     def doing(self) -> Recovering | None:
@@ -114,211 +95,87 @@ class Supervisor:
     async def _step(self) -> float:
         """Do one thing; the seconds until the next one."""
         if not self._leads():
-            self._state, self._doing = State(self._targets), None
+            self._state = self._doing = None
+            self._fetching.forget()
             return _TICK
         try:
-            gaps = tuple(await self._queue.gaps())
-            self._counting.look()
-            self._state = _trimmed(
-                replace(self._state, gaps=gaps, accepting=self._queue.stats().accepting), gaps
-            )
-            self._complained = False
-            action = decide(self._state, self._clock.now(), self._rules)
-            if isinstance(action, Wait):
-                self._idle()
-                return min(_TICK, max(0.1, action.until - self._clock.now()))
-            await self._do(action)
-        except KonnectError as error:
-            self._back_off(error)
+            return await self._next(await self._look_around())
         except QueueError as error:
             self._complain(f"the queue: {error}")
             return _TICK
-        else:
-            self._failures = 0
-            if not self._complained:
-                self._trouble = ""
+
+    async def _look_around(self) -> State:
+        state = self._state if self._state is not None else await self._memory.recall(self._targets)
+        gaps = tuple(await self._queue.gaps())
+        self._fetching.look_around()
+        self._state = replace(state.trimmed(gaps), accepting=self._queue.stats().accepting)
+        return self._state
+
+    async def _next(self, state: State) -> float:
+        self._complained = False
+        action = decide(state, self._clock.now(), self._rules)
+        if isinstance(action, Wait):
+            if state.job is None or self._clock.now() < state.patience.everything.until:
+                self._doing = waiting_for(state, self._clock.now())
+            return min(_TICK, max(0.1, action.until - self._clock.now()))
+        try:
+            after = await self._do(state, action)
+        except KonnectError as error:
+            self._back_off(action, error)
+            return 0.0
+        if (call := call_of(action)) is not None:
+            after = replace(after, patience=after.patience.answered(call))
+        await self._keep(after)
+        if not self._complained:
+            self._trouble = ""
         return 0.0
 
-    async def _do(self, action: Action) -> None:
+    async def _do(self, state: State, action: Action) -> State:
         match action:
             case Poll(target):
-                hook = await self._webhooks.poll(target, self._state.hooks.get(target.scope))
-                self._state = self._state.with_hook(target.scope, hook)
+                hook = await self._webhooks.poll(target, state.hooks.get(target.scope))
+                return state.with_hook(target.scope, hook)
             case Mend(target):
-                if await self._comes_here(target):
-                    hook = await self._webhooks.mend(target, self._state.hooks[target.scope])
-                    self._state = self._state.with_hook(target.scope, hook)
+                state = await self._located(state, target)
+                if not _comes_here(state, target):
+                    return state
+                return state.with_hook(
+                    target.scope, await self._webhooks.mend(target, state.hooks[target.scope])
+                )
             case Replay():
-                if await self._comes_here(action.target):
-                    await self._replay(action)
+                state = await self._located(state, action.target)
+                return (
+                    await self._fetching.replay(state, action) if _comes_here(state, action.target) else state
+                )
             case Look(job):
-                await self._look(job)
-            case Judge(job, trouble, ours):
-                if not trouble and not await self._comes_here(job.target):
-                    trouble = "the webhook was bound to another receiver while it ran"
-                self._judge(job, trouble, ours=ours)
+                return await self._fetching.look(state, job)
+            case Judge(job, trouble):
+                if not trouble:
+                    state = await self._located(state, job.target)
+                    if not _comes_here(state, job.target):
+                        action = replace(
+                            action, trouble="the webhook was bound to another receiver while it ran"
+                        )
+                return self._fetching.judge(state, action)
             case Pull():
-                await self._pull(action)
-            case Close(gap, lost_until):
-                await self._close(gap, lost_until)
+                return await self._fetching.pull(state, action)
+            case Close():
+                return await self._fetching.close(state, action)
+        return state
 
-    async def _comes_here(self, target: Target) -> bool:
-        """Whether what Konnect sends comes to us, looked up anew; the next decision goes by it too."""
-        hook = await self._webhooks.locate(target, self._state.hooks[target.scope])
-        self._state = self._state.with_hook(target.scope, hook)
-        return hook.elsewhere is None
+    async def _located(self, state: State, target: Target) -> State:
+        """With where a webhook sends looked up anew; the next decision goes by it too."""
+        hook = await self._webhooks.locate(target, state.hooks[target.scope])
+        return state.with_hook(target.scope, hook)
 
-    # -- replay ------------------------------------------------------------------------------
-
-    async def _replay(self, action: Replay) -> None:
-        gap, target, window = action.gap, action.target, action.window
-        work = self._state.of(gap.id, target.scope)
-        now = self._clock.now()
-        try:
-            await self._api.start_replay(target.scope, window.start, window.end)
-        except KonnectConflict:
-            self._say(gap, f"waiting for another replay job of {target.scope}")
-            waiting = busy(work, now, self._rules, can_pull=target.scope == ORGANISATION)
-            self._state = self._state.with_work(gap.id, target.scope, waiting)
-            return
-        except (KonnectForbidden, KonnectNotFound) as error:
-            self._complain(str(error))
-            can_pull = target.scope == ORGANISATION
-            given_up = forbidden(work, now, self._rules, str(error), can_pull=can_pull)
-            self._state = self._state.with_work(gap.id, target.scope, given_up)
-            return
-        except (KonnectUnauthorised, KonnectThrottled, KonnectUnavailable):
-            raise
-        except KonnectError as error:  # it takes the window for wrong
-            self._fail(gap.id, target, str(error))
-            return
-        now = self._clock.now()
-        self._state = replace(self._state, job=Job(gap.id, target, window, now, now))
-        self._state = self._state.with_work(gap.id, target.scope, replace(work, busy_since=None))
-        self._counting.begin(target.source)
-        self._say(gap, f"replaying {_span(window.start, window.end)} of {target.scope}")
-        self._log.info(
-            "recovery.replaying",
-            gap=gap.id,
-            source=gap.source,
-            webhook=str(target.scope),
-            start=rfc3339(window.start),
-            end=rfc3339(window.end),
-        )
-
-    async def _look(self, job: Job) -> None:
-        found = await self._api.replay_job(job.target.scope)
-        now = self._clock.now()
-        if found.start is None or abs(found.start - job.window.start) >= 1.0:
-            self._judge(job, "another replay job took its place")  # ours ended, nobody knows how
-            return
-        over_at = now if found.state.over else None
-        self._state = replace(self._state, job=replace(job, state=found.state, asked_at=now, over_at=over_at))
-
-    def _judge(self, job: Job, trouble: str, *, ours: bool = False) -> None:
-        self._counting.end()
-        self._state = replace(self._state, job=None)
-        if trouble:
-            self._fail(job.gap, job.target, trouble, ours=ours)
-            return
-        self._state = fetched(self._state, job.target, job.window, job.began_at)
-        self._log.info("recovery.replayed", gap=job.gap, webhook=str(job.target.scope))
-
-    def _fail(self, gap: int, target: Target, trouble: str, *, ours: bool = False) -> None:
-        work = failed(
-            self._state.of(gap, target.scope),
-            self._clock.now(),
-            self._rules,
-            trouble,
-            can_pull=target.scope == ORGANISATION and not ours,
-        )
-        self._state = self._state.with_work(gap, target.scope, work)
-        if ours:  # it would be no better with the source's other gaps
-            self._state = postponed(self._state, target, work.retry_at)
-        self._log.warning(
-            "recovery.replay_failed",
-            gap=gap,
-            webhook=str(target.scope),
-            failures=work.failures,
-            detail=trouble,
-        )
-
-    # -- pull and close ----------------------------------------------------------------------
-
-    async def _pull(self, action: Pull) -> None:
-        gap, target, window = action.gap, action.target, action.window
-        work = self._state.of(gap.id, target.scope)
-        began_at = self._clock.now()
-        self._say(gap, f"pulling {_span(window.start, window.end)} from the organisation's log")
-        try:
-            pulled = await self._puller.pull(target.source, window)
-        except (KonnectForbidden, KonnectNotFound) as error:
-            self._complain(str(error))
-            work = replace(work, pull=True)
-            given_up = forbidden(work, self._clock.now(), self._rules, str(error), can_pull=True)
-            self._state = self._state.with_work(gap.id, target.scope, given_up)
-            return
-        except QueueError as error:
-            self._fail(gap.id, target, f"the queue: {error}", ours=True)
-            return
-        self._tally.recovered(target.source, pulled.accepted)
-        self._log.info(
-            "recovery.pulled",
-            gap=gap.id,
-            source=target.source,
-            entries=pulled.entries,
-            accepted=pulled.accepted,
-            complete=pulled.complete,
-        )
-        if pulled.complete:
-            self._state = fetched(self._state, target, window, began_at)
-        else:
-            self._fail(gap.id, target, "Konnect's pages came in a circle")
-
-    async def _close(self, gap: Gap, lost_until: float | None) -> None:
-        with suppress(NotFound):
-            await self._queue.close_gap(gap.id, at=self._clock.now(), lost_until=lost_until)
-        work = {key: each for key, each in self._state.work.items() if key[0] != gap.id}
-        self._state = replace(self._state, work=work)
-        if lost_until is None:
-            self._log.info("recovery.closed", gap=gap.id, source=gap.source, cause=gap.cause)
-        else:
-            self._log.error(
-                "recovery.lost",
-                gap=gap.id,
-                source=gap.source,
-                cause=gap.cause,
-                start=rfc3339(gap.start),
-                lost_until=rfc3339(lost_until),
-            )
+    async def _keep(self, state: State) -> None:
+        self._state = state
+        await self._memory.keep(state)
 
     # -- words -------------------------------------------------------------------------------
 
-    def _say(self, gap: Gap, detail: str) -> None:
-        self._doing = Recovering(gap.id, detail)
-
-    def _idle(self) -> None:
-        """What is being waited for, where nothing is being done."""
-        if self._clock.now() < self._state.not_before:
-            self._doing = Recovering(None, self._trouble or "waiting for Konnect")
-        elif self._state.job is None:
-            self._doing = self._obstacle() or Recovering(None, "waiting" if self._state.gaps else "watching")
-
-    def _obstacle(self) -> Recovering | None:
-        """What keeps the oldest gap open."""
-        for target in self._targets:
-            hook = self._state.hooks.get(target.scope)
-            if hook is not None and hook.elsewhere is not None:
-                return Recovering(
-                    None, f"the webhook of {target.scope} sends to {hook.elsewhere}, not to this relay"
-                )
-            if hook is not None and hook.off_by_hand and hook.is_failing:
-                return Recovering(None, f"somebody switched off the webhook of {target.scope} in Konnect")
-        for gap in sorted(self._state.gaps, key=lambda gap: gap.start):
-            for target in self._targets:
-                if trouble := self._state.of(gap.id, target.scope).trouble:
-                    return Recovering(gap.id, trouble)
-        return None
+    def _say(self, doing: Recovering) -> None:
+        self._doing = doing
 
     def _complain(self, trouble: str) -> None:
         """Log it, once as long as it is the same."""
@@ -327,24 +184,21 @@ class Supervisor:
             self._log.warning("recovery.trouble", detail=trouble)
             self._trouble = trouble
 
-    def _back_off(self, error: KonnectError) -> None:
-        self._complain(str(error))
-        self._failures += 1
-        wait = min(_FIRST_WAIT * 2 ** min(self._failures - 1, 20), _LONGEST_WAIT)
-        if isinstance(error, KonnectUnauthorised):
-            wait = _LONGEST_WAIT  # nothing changes until somebody gives us another token
-        asked = getattr(error, "retry_after", None)
-        if isinstance(asked, float | int):
-            wait = max(wait, min(float(asked), _LONGEST_WAIT))
-        wait *= self._rng.uniform(1.0, 1.25)
-        self._state = replace(self._state, not_before=self._clock.now() + wait)
+    def _back_off(self, action: Action, error: KonnectError) -> None:
+        """Leave the call alone for a while; its trouble is logged once as long as it is the same."""
+        state, call = self._state, call_of(action)
+        if state is None or call is None:
+            raise error
+        stretch = self._rng.uniform(1.0, _STRETCH)
+        before, now = state.patience.of(call).trouble, self._clock.now()
+        patience = state.patience.failed(call, error, now, stretch)
+        self._state = replace(state, patience=patience)
+        if told(error) != before:
+            rest = max(patience.of(call).until, patience.everything.until) - now
+            self._log.warning(
+                "recovery.trouble", detail=told(error), call=str(call.kind), seconds=round(rest)
+            )
 
 
-def _trimmed(state: State, gaps: tuple[Gap, ...]) -> State:
-    """Without work on gaps that are closed, by whomever."""
-    ids = {gap.id for gap in gaps}
-    return replace(state, work={key: work for key, work in state.work.items() if key[0] in ids})
-
-
-def _span(start: float, end: float) -> str:
-    return f"{rfc3339(start)} to {rfc3339(end)}"
+def _comes_here(state: State, target: Target) -> bool:
+    return state.hooks[target.scope].elsewhere is None

@@ -11,13 +11,15 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from relay.clock import Clock
+from relay.observe.ledger import KONNECT_RETENTION
 from relay.observe.logs import Log
 from relay.queue.base import Queue
 from relay.recovery.answers import ORGANISATION, WebhookState, WebhookStatus
 from relay.recovery.api import KonnectApi
 from relay.recovery.binding import binding, shown
 from relay.recovery.errors import KonnectForbidden, KonnectNotFound
-from relay.recovery.plan import INACTIVE, RETENTION, Hook, Target
+from relay.recovery.hook import INACTIVE, Hook
+from relay.recovery.state import Target
 
 LeadsHere = Callable[[str, str | None], bool]
 """Whether an endpoint (second; None: unknown) is where this relay takes a source's (first) events."""
@@ -57,7 +59,7 @@ class Webhooks:
         """Ask how it is; a failing one opens a gap or widens it. Raises `KonnectError`."""
         status = await self._status(target)
         now = self._clock.now()
-        hook = Hook(now, status) if before is None else replace(before, polled_at=now, status=status)
+        hook = replace(before or Hook(now, status), polled_at=now, status=status, outdated=False)
         if _is_well(status, now):
             hook = replace(hook, well=status)
         if hook.elsewhere is not None:
@@ -119,7 +121,7 @@ class Webhooks:
             return replace(hook, refused_at=self._clock.now())
         # Konnect may call it inactive until the next batch: from here on only a new failure counts.
         attempt = hook.status.last_attempt_at if hook.status is not None else None
-        return replace(hook, polled_at=0.0, mended_at=self._clock.now(), mended_attempt=attempt)
+        return replace(hook, outdated=True, mended_at=self._clock.now(), mended_attempt=attempt)
 
     async def _status(self, target: Target) -> WebhookStatus | None:
         try:
@@ -138,7 +140,7 @@ class Webhooks:
             return before.polled_at
         good = before.polled_at if before is not None else self._queue.last_received().get(target.source, now)
         attempt = hook.status.last_attempt_at if hook.status is not None else None
-        return max(now - RETENTION, min(good, now if attempt is None else attempt))
+        return max(now - KONNECT_RETENTION, min(good, now if attempt is None else attempt))
 
 
 def _is_well(status: WebhookStatus | None, now: float) -> bool:

@@ -18,9 +18,8 @@ from typing import BinaryIO, Final
 
 from relay.errors import RelayError
 from relay.konnect.jwks import Key
-from relay.konnect.lines import format_of
-from relay.konnect.signatures import Rule, SignatureResult, Verdict, verify
-from relay.model import Format
+from relay.konnect.signatures import SignatureResult, Verdict, verify
+from relay.konnect.signed_bytes import Rule, Signed, signed_as
 
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -42,7 +41,7 @@ class Audit:
     """What was found in a file."""
 
     results: Counter[SignatureResult] = field(default_factory=Counter)
-    rules: Counter[tuple[Format, Rule]] = field(default_factory=Counter)
+    rules: Counter[tuple[Signed, Rule]] = field(default_factory=Counter)
     kids: Counter[str] = field(default_factory=Counter)
     failing: list[Failing] = field(default_factory=list)  # the first ones
 
@@ -60,7 +59,7 @@ def audit(path: Path, keys: Sequence[Key], *, most_failing: int) -> Audit:
     """Check every line of the file. Raises `RelayError` where it cannot be read to its end."""
     found = Audit()
     threads = os.cpu_count() or 1
-    first: dict[Format, Rule] = {}
+    first: dict[Signed, Rule] = {}
 
     def check(piece: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes, Verdict]]:
         return [(number, line, _verify(line, keys, first)) for number, line in piece]
@@ -78,8 +77,8 @@ def audit(path: Path, keys: Sequence[Key], *, most_failing: int) -> Audit:
     return found
 
 
-def _verify(line: bytes, keys: Sequence[Key], first: dict[Format, Rule]) -> Verdict:
-    form = format_of(line)
+def _verify(line: bytes, keys: Sequence[Key], first: dict[Signed, Rule]) -> Verdict:
+    form = signed_as(line)
     verdict = verify(line, keys, first=first.get(form))
     if verdict.rule is not None:
         first[form] = verdict.rule
@@ -89,7 +88,7 @@ def _verify(line: bytes, keys: Sequence[Key], first: dict[Format, Rule]) -> Verd
 def _note(found: Audit, number: int, line: bytes, verdict: Verdict, most_failing: int) -> None:
     found.results[verdict.result] += 1
     if verdict.rule is not None and verdict.kid is not None:
-        found.rules[format_of(line), verdict.rule] += 1
+        found.rules[signed_as(line), verdict.rule] += 1
         found.kids[verdict.kid] += 1
     elif len(found.failing) < most_failing:
         found.failing.append(Failing(number, verdict.result, line))

@@ -1,4 +1,4 @@
-"""Checks stored batches, once for all destinations of this process, in threads of its own.
+"""Checks stored batches, once for all destinations of this process, in threads of their own.
 
 Owns the single flight for each batch, what was found lately, and the counting. Never changes an event and
 never keeps one back: what is unfit to go out is told to the batch, and delivery does the rest.
@@ -7,10 +7,8 @@ never keeps one back: what is unfit to go out is told to the batch, and delivery
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -23,16 +21,12 @@ from relay.konnect.jwks import Key
 from relay.konnect.signatures import SignatureResult
 from relay.observe.logs import Log
 from relay.observe.metrics import Metrics
+from relay.signing.crew import Crew, spare_cores
 from relay.signing.desk import Desk, SourceSignatures
 from relay.signing.fetch import fetch
 from relay.signing.keeper import AFTER_FAILURE, WITHOUT_KEYS, Fetch, KeyKeeper
 from relay.signing.seen import Seen
 
-# cryptography lets go of the interpreter lock while it verifies, so threads are worth having. One core is
-# left to the event loop, which has to answer Konnect.
-_MOST_THREADS: Final = 4
-_PIECE: Final = 16  # events, some 1.5 ms: below, another thread would not be worth its start
-_INLINE: Final = 2  # events, checked at once
 _REMEMBERED: Final = 500_000  # events whose results are kept, for destinations that come later
 _TICK: Final = 5.0  # seconds between looks at whether keys are to be read again
 
@@ -43,18 +37,29 @@ _NUMBERS: Final = {result: n for n, result in enumerate(_RESULTS)}
 class Checker:
     """One for all destinations of a process. Without a source that is checked it costs nothing."""
 
-    def __init__(self, *, clock: Clock, metrics: Metrics, log: Log, fetch: Fetch = fetch) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        log: Log,
+        fetch: Fetch = fetch,
+        writes: bool = True,
+        threads: int | None = None,  # None: as many as there are cores to spare
+    ) -> None:
+        """*writes*: whether the keys are kept on disk, which only one process does."""
         self._clock = clock
         self._metrics = metrics
         self._log = log
         self._fetch = fetch
+        self._writes = writes
         self._desks: Mapping[str, Desk] = {}
         self._locks: dict[int, asyncio.Lock] = {}
         self._found: OrderedDict[int, bytes] = OrderedDict()  # a byte for each event
         self._remembered = 0
         self._seen = Seen()
-        self._threads = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) - 1))
-        self._pool: ThreadPoolExecutor | None = None
+        # cryptography lets go of the interpreter lock while it verifies, so threads are worth having.
+        self._crew = Crew(spare_cores() if threads is None else threads)
 
     # Life
 
@@ -80,7 +85,13 @@ class Checker:
         assert wanted.jwks is not None  # noqa: S101 - the configuration has checked it; these tell mypy
         assert wanted.mode != "off"  # noqa: S101
         keeper = KeyKeeper(
-            source.name, wanted.jwks, cache=cache, fetch=self._fetch, clock=self._clock, log=self._log
+            source.name,
+            wanted.jwks,
+            cache=cache,
+            writes=self._writes,
+            fetch=self._fetch,
+            clock=self._clock,
+            log=self._log,
         )
         await keeper.open()
         return Desk(wanted.mode, wanted, keeper)
@@ -93,14 +104,31 @@ class Checker:
 
     def close(self) -> None:
         """Let go of the threads. What they are at ends by itself."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        self._crew.close()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a source that is checked."""
+        return bool(self._desks)
 
     def status(self, source: str) -> SourceSignatures | None:
         """What was found of a source; None where it is not checked."""
         desk = self._desks.get(source)
         return None if desk is None else desk.status
+
+    # Judging, as `relay.queue.dedup.judge` has it
+
+    def checks(self, source: str) -> bool:
+        """Whether anybody looks at the signatures of this source."""
+        return source in self._desks
+
+    def verified(self, source: str, lines: Sequence[bytes]) -> Sequence[bool]:
+        """Which of the lines are signed by a key that is at hand. Any thread may ask; nothing is counted."""
+        desk = self._desks.get(source)
+        if desk is None:  # nobody looks any more
+            return [True] * len(lines)
+        results = desk.verify(lines, desk.keeper.ring.keys)
+        return [result is SignatureResult.VERIFIED for result in results]
 
     # Checking
 
@@ -113,8 +141,9 @@ class Checker:
         desk = self._desks.get(batch.source)
         if desk is None or batch.checked is not None:
             return
+        keeps_back = desk.keeps_back(batch, redriven=redriven)
         if redriven:
-            batch.checked = desk.checked(await self._results(desk, batch), redriven=True)
+            batch.checked = desk.checked(await self._results(desk, batch), keeps_back=keeps_back)
             return
         lock = self._locks.setdefault(batch.sequence, asyncio.Lock())
         try:
@@ -122,13 +151,13 @@ class Checker:
                 results = self._remembered_results(batch)
                 if results is None:
                     results = await self._results(desk, batch)
-                    if desk.mode == "quarantine" and SignatureResult.NO_KEY in results:
+                    if keeps_back and SignatureResult.NO_KEY in results:
                         raise KeysMissing
                     self._remember(desk, batch, results)
         finally:
             # Whoever waits for it holds a reference; whoever comes later finds the results.
             self._locks.pop(batch.sequence, None)
-        batch.checked = desk.checked(results, redriven=False)
+        batch.checked = desk.checked(results, keeps_back=keeps_back)
 
     async def _results(self, desk: Desk, batch: StoredBatch) -> list[SignatureResult]:
         keeper = desk.keeper
@@ -149,19 +178,11 @@ class Checker:
     async def _verify(
         self, desk: Desk, batch: StoredBatch, indices: Sequence[int], keys: Sequence[Key]
     ) -> list[SignatureResult]:
-        def piece(part: Sequence[int]) -> list[SignatureResult]:
+        def some(part: Sequence[int]) -> list[SignatureResult]:
             lines = batch.lines
             return desk.verify([lines[n] for n in part], keys)
 
-        if len(indices) <= _INLINE:
-            return piece(indices)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="signatures")
-        size = max(_PIECE, -(-len(indices) // self._threads))
-        loop = asyncio.get_running_loop()
-        parts = [indices[at : at + size] for at in range(0, len(indices), size)]
-        found = await asyncio.gather(*[loop.run_in_executor(self._pool, piece, part) for part in parts])
-        return [result for part in found for result in part]
+        return await self._crew.verify(some, indices)
 
     # What was found
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from relay.batch import Checked
+from relay.batch import Checked, StoredBatch
 from relay.config.signatures import Signatures
 from relay.konnect.jwks import Key
-from relay.konnect.lines import format_of
-from relay.konnect.signatures import Rule, SignatureResult, verify
-from relay.model import Format, Reason, Unfit
+from relay.konnect.signatures import SignatureResult, verify
+from relay.konnect.signed_bytes import Rule, Signed, signed_as
+from relay.model import Reason, Unfit
 from relay.signing.keeper import KeyKeeper
 
 _QUARANTINED: Final[Mapping[SignatureResult, Unfit]] = {
@@ -33,7 +33,7 @@ class SourceSignatures:
 
     mode: Literal["tag", "quarantine"]
     results: Mapping[SignatureResult, int]  # events
-    rules: Mapping[Format, Rule]  # by which the last one verified
+    rules: Mapping[Signed, Rule]  # by which the last one verified
     keys: int  # in force
     retired_keys: int
     keys_read_at: float | None  # seconds since the epoch; None: pinned, or never
@@ -48,7 +48,7 @@ class Desk:
         self.config = config
         self.keeper = keeper
         self.counts: Counter[SignatureResult] = Counter()
-        self._rules: dict[Format, Rule] = {}
+        self._rules: dict[Signed, Rule] = {}
 
     @property
     def status(self) -> SourceSignatures:
@@ -67,7 +67,7 @@ class Desk:
         """The result of each line. May be called by several threads."""
         results = []
         for line in lines:
-            form = format_of(line)
+            form = signed_as(line)
             verdict = verify(line, keys, first=self._rules.get(form))
             results.append(verdict.result)
             if verdict.rule is not None:
@@ -77,12 +77,18 @@ class Desk:
                     keys = sorted(keys, key=lambda key: key.kid != verdict.kid)
         return results
 
-    def checked(self, results: Sequence[SignatureResult], *, redriven: bool) -> Checked:
-        """What a batch is told of its *results*.
+    def keeps_back(self, batch: StoredBatch, *, redriven: bool) -> bool:
+        """Whether events of *batch* that do not verify must not go out.
 
-        Who redrives an event wants it to arrive: the result is told, and nothing is kept back.
+        Who redrives an event wants it to arrive. And what the relay pulled came from Konnect, by the way it
+        came: over TLS, from Konnect's own API.
         """
-        if self.mode == "tag" or redriven:
+        return self.mode == "quarantine" and not redriven and not batch.pulled
+
+    @staticmethod
+    def checked(results: Sequence[SignatureResult], *, keeps_back: bool) -> Checked:
+        """What a batch is told of its *results*."""
+        if not keeps_back:
             return Checked(results)
         unfit = {n: _QUARANTINED[result] for n, result in enumerate(results) if result in _QUARANTINED}
         return Checked(results, unfit)

@@ -10,7 +10,7 @@ from typing import Any
 
 from relay.clock import SystemClock
 from tests.e2e.support import AUTHORIZATION, SOURCE, configuration, destination, drained
-from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Maker
+from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Maker
 from tests.fakes.konnect.writing import body
 from tests.fakes.process import RelayProcess
 from tests.fakes.siem import Answer, Received, Siem
@@ -135,8 +135,8 @@ async def test_what_is_missing_is_found_and_brought_back(tmp_path: Path) -> None
         assert "Complete" in page.read_text()
 
 
-async def test_a_replay_that_fails_is_told(tmp_path: Path) -> None:
-    """What is missing stays so, the twin of an event that came as well, and the report says why."""
+async def test_a_replay_that_fails_leaves_it_to_the_relay(tmp_path: Path) -> None:
+    """Which pulls what is missing, be it the twin of an event that came, and the report says why."""
     async with house(tmp_path) as it:
         twin = it.maker.authorization(at=it.then)
         it.konnect.happen([twin])
@@ -144,10 +144,20 @@ async def test_a_replay_that_fails_is_told(tmp_path: Path) -> None:
         it.konnect.record([twin])
         it.konnect.replays.fail_after = 0
 
+        # Konnect's log is read once to compare; the relay's own reading comes second.
+        it.konnect.faults.add(Fault("GET", "*/audit-logs", status=403, after=1))
         report = await it.reconcile("--heal", status=1)
 
         assert (report["totals"]["missing"], report["healing"]["missing_after"]) == (1, 1)
-        assert report["healing"]["problem"] == "Konnect's replay job ended as failed."
+        assert report["healing"]["not_replayed"] == "Konnect's replay job ended as failed."
+        assert "403" in report["healing"]["problem"]
+
+        it.konnect.replays.fail_after = 0
+        report = await it.reconcile("--heal")
+
+        assert (report["totals"]["missing"], report["healing"]["missing_after"]) == (0, 0)
+        assert [pull["accepted"] for pull in report["healing"]["pulls"]] == [1]
+        assert report["healing"]["problem"] is None
 
 
 async def test_what_konnect_does_not_show_is_extra(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from tests.e2e.support import (
     configuration,
     destination,
     drained,
-    give_up,
 )
+from tests.fakes.disk import SmallDisk, small_disk
 from tests.fakes.process import RelayProcess, until
 from tests.fakes.siem import Siem
 
@@ -30,17 +29,11 @@ _BALLAST = 4 << 20
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of eight megabytes."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "none", mount], capture_output=True, check=False
-    )
-    if made.returncode:
-        give_up(f"cannot mount a small disk: {made.stderr.decode().strip()}")
-    yield mount
-    subprocess.run(["umount", mount], check=True)
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Eight megabytes, half of which are taken."""
+    with small_disk(tmp_path, _DISK) as disk:
+        disk.load(_BALLAST)
+        yield disk
 
 
 async def _fill(relay: RelayProcess, trail: Trail) -> None:
@@ -63,15 +56,13 @@ async def _accepts_again(relay: RelayProcess, trail: Trail) -> None:
 
 
 @pytest.mark.parametrize("floor", [0, 1 << 20], ids=["no floor", "1 MiB floor"])
-async def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path, floor: int) -> None:
+async def test_a_full_disk_loses_nothing(tmp_path: Path, disk: SmallDisk, floor: int) -> None:
     """A full disk refuses, keeps what it promised even over a kill, and comes back with the space."""
     trail = Trail(Traffic(6))
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(_BALLAST))
     async with Siem() as siem:
         siem.then(503)
         config = configuration(
-            small_disk, [destination("siem", siem)], min_free_disk=floor, when_full="reject"
+            disk.path, [destination("siem", siem)], min_free_disk=floor, when_full="reject"
         )
         async with RelayProcess(config, tmp_path) as relay:
             await _fill(relay, trail)
@@ -79,7 +70,7 @@ async def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path, floor
             assert (await books(relay, "siem")).accepted == len(trail.owed)
             # A crash on the full disk must not turn an answer given into a lie either.
             await relay.kill()
-            ballast.unlink()
+            disk.unload()
             await relay.start()
             assert (await books(relay, "siem")).accepted >= len(trail.owed)
             await _accepts_again(relay, trail)
@@ -88,18 +79,16 @@ async def test_a_full_disk_loses_nothing(tmp_path: Path, small_disk: Path, floor
             trail.check(siem.lines())
 
 
-async def test_a_running_relay_takes_up_freed_disk_space(tmp_path: Path, small_disk: Path) -> None:
+async def test_a_running_relay_takes_up_freed_disk_space(tmp_path: Path, disk: SmallDisk) -> None:
     """Without a restart: space comes back, the next batches are accepted, readiness follows."""
     trail = Trail(Traffic(7))
-    ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(_BALLAST))
     async with Siem() as siem:
         siem.then(503)  # or what is delivered makes room as fast as it is filled
-        config = configuration(small_disk, [destination("siem", siem)], when_full="reject")
+        config = configuration(disk.path, [destination("siem", siem)], when_full="reject")
         async with RelayProcess(config, tmp_path) as relay:
             await _fill(relay, trail)
             assert (await relay.get("/healthz"))[0] == 200
-            ballast.unlink()
+            disk.unload()
             await _accepts_again(relay, trail)
             await relay.ready()
             siem.then(200)

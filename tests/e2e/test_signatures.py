@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from signal import SIGHUP
 
+import orjson
+
 from tests.e2e.support import AUTHORIZATION, SOURCE, body_of, configuration, destination, drained
 from tests.fakes.chunks import sample
-from tests.fakes.events import cef
+from tests.fakes.events import cef, restamped
 from tests.fakes.keys import KeyServer
 from tests.fakes.process import RelayProcess, until
 from tests.fakes.siem import Siem
@@ -59,6 +61,22 @@ async def test_a_file_of_keys_that_is_not_there(tmp_path: Path) -> None:
     assert status == 2
     assert "signatures.jwks: " in relay.log_tail()
     assert "none.json: it cannot be read: No such file or directory" in relay.log_tail()
+
+
+async def test_the_process_that_accepts_knows_the_keys_too(tmp_path: Path) -> None:
+    """It has to tell a replay that was signed anew from a forgery that came first."""
+    config = configuration(tmp_path, [{"name": "file", "type": "file", "path": str(tmp_path / "out")}])
+    config["sources"][0]["signatures"] = {"mode": "quarantine", "jwks": str(JWKS_FILE)}
+    true, later = cef(1), restamped(cef(1))
+    async with RelayProcess(config, tmp_path, role="ingest") as relay:
+        answers = [
+            await relay.post(body_of([line]), SOURCE, {"Authorization": AUTHORIZATION})
+            for line in (another(1).cef(true), TEST.cef(true), TEST.cef(later), TEST.cef(true))
+        ]
+        (source,) = (await relay.status())["sources"]
+
+    assert [orjson.loads(text)["accepted"] for _, text in answers] == [1, 1, 0, 0]
+    assert source["signatures"] is None  # told by the process that delivers
 
 
 async def _post(relay: RelayProcess, lines: list[bytes]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relay import __version__
-from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess
+from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess, PulledSpan
 from relay.clock import Clock
 from relay.config.destination import Filter
 from relay.delivery.filter import wanted
@@ -28,6 +28,7 @@ class OperatedRelay:
         self.responses: dict[str, Sighting] = {name: Sighting() for name in destinations}
         self.filters: dict[str, Filter] = {}  # by destination
         self.access = KonnectAccess()
+        self.pulled: list[tuple[float, float]] = []
         self.others: list[Replica] = []  # beside this one
         self._started_at = clock.now()
         self._clock = clock
@@ -56,6 +57,12 @@ class OperatedRelay:
 
     def wanted(self, destination: str) -> Wanted:
         return wanted(self.filters.get(destination, Filter()))
+
+    async def pull(self, start: float, end: float, region: str | None) -> PulledSpan:
+        if region not in (None, self.access.region):
+            raise Conflict(f"the relay's region is {self.access.region}, not {region}")
+        self.pulled.append((start, end))
+        return PulledSpan(self._sources[0], 3, 2)
 
     async def hold(self, destination: str, detail: str) -> None:
         self._known(destination)

@@ -35,7 +35,8 @@ def restamped(line: bytes) -> bytes:
     return re.sub(rb"^\S+", b"2026-11-19T00:00:00Z", line)
 
 
-def batch(events: Sequence[bytes], *, source: str = "eu", at: float = NOW) -> Batch:
-    """These lines as ingest would hand them to the queue."""
+def batch(events: Sequence[bytes], *, source: str = "eu", at: float = NOW, pulled: bool = False) -> Batch:
+    """These lines as ingest would hand them to the queue, or as recovery would."""
     body = b"".join(line + b"\n" for line in events)
-    return Batch(source, at, count_formats(events), body, gzip.compress(body, 6, mtime=0), list(events))
+    payload = gzip.compress(body, 6, mtime=0)
+    return Batch(source, at, count_formats(events), body, payload, list(events), pulled)

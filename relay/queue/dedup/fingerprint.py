@@ -10,19 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from relay.konnect.lines import CEF_MARKER_BEFORE, identity
-from relay.konnect.times import event_stamps, event_time
+from relay import gzipped
+from relay.konnect.content import SIGNED_BYTES, content
+from relay.konnect.lines import identity
+from relay.konnect.times import event_time, timed
 from relay.model import Batch
 
 # Clocks of Konnect's services may differ a little; an event further in the future would make
 # everything that follows look old.
 FUTURE_MS = 600_000
-# Hashes are taken over the last bytes of a line: the signature, or trace id and user agent. They only
-# raise suspicion; who is alike in them is compared by full event id.
-TAIL = 192
-# A line must be so long that its tail lies within its identity, whatever its header's time stamp.
-# The shortest Konnect event seen has 343 bytes.
-_SHORT = TAIL + CEF_MARKER_BEFORE
 
 
 @dataclass(slots=True)
@@ -35,42 +31,78 @@ class Fingerprint:
     oldest: int  # milliseconds; of the believable times
     newest: int  # milliseconds; 0 when no event has a believable time
     timed: bool  # every event has a believable time
-    long: bool  # every line is long enough to be hashed by its tail; False is no more than unknown
+    plain: bool  # times and hashes say all that is needed to judge the batch in memory
+    middles: list[bytes] | None  # of each event what is hashed; None: not looked for yet
     made: set[int] | None = None  # the hashes, once somebody asked for them
-
-    @property
-    def plain(self) -> bool:
-        """Whether times and hashes say all that is needed to judge the batch in memory."""
-        return self.timed and self.long
+    pulled: bool = False  # as its batch is, which gives its events other ids
 
     @property
     def hashes(self) -> set[int]:
-        """Equal events have equal hashes, in every batch of this process."""
+        """Equal events have equal hashes, in every batch of every process."""
         if self.made is None:
-            self.made = tail_hashes(self.lines)
+            self.made = set(self.each_hash())
+            self.middles = None  # half as large as the lines themselves
         return self.made
+
+    def each_hash(self) -> Iterable[int]:
+        """The hash of each event, in order."""
+        return gzipped.crc32_each(self.middles or _middles(self.lines))
 
     @property
     def identities(self) -> list[bytes]:
         return [identity(line) for line in self.lines]
 
 
-def tail_hashes(lines: Iterable[bytes]) -> set[int]:
-    return {hash(line[-TAIL:]) for line in lines}
-
-
 def fingerprint(batch: Batch) -> Fingerprint:
     """Take a batch's fingerprint."""
     lines = batch.lines or batch.body.split(b"\n")[:-1]
     limit = int(batch.received_at * 1000) + FUTURE_MS
-    stamps = event_stamps(lines)
-    if stamps is not None and (newest := int(max(stamps))) <= limit:
-        long = min(map(len, lines)) >= _SHORT
-        return Fingerprint(lines, batch.payload, limit, int(min(stamps)), newest, timed=True, long=long)
+    found = timed(lines, SIGNED_BYTES)
+    middles = None if found is None else found.rests
+    if found is not None and found.newest <= limit:
+        return Fingerprint(
+            lines,
+            batch.payload,
+            limit,
+            found.oldest,
+            found.newest,
+            timed=True,
+            plain=True,
+            middles=middles,
+            pulled=batch.pulled,
+        )
     times = [time for i in map(identity, lines) if (time := event_time(i)) is not None and time <= limit]
     oldest, newest = min(times, default=0), max(times, default=0)
-    timed = len(times) == len(lines)
-    return Fingerprint(lines, batch.payload, limit, oldest, newest, timed, long=False)
+    return Fingerprint(
+        lines,
+        batch.payload,
+        limit,
+        oldest,
+        newest,
+        timed=len(times) == len(lines),
+        plain=False,
+        middles=middles,
+        pulled=batch.pulled,
+    )
+
+
+def event_hashes(lines: Sequence[bytes]) -> Iterable[int]:
+    """A hash of 32 bits of each event, the same in every process and however the event is stamped and signed.
+
+    CRC-32 from the event's time up to where a signature may begin. Hashes raise suspicion, or name the
+    batches to open; who is alike in them is compared by name.
+    """
+    return gzipped.crc32_each(_middles(lines))
+
+
+def _middles(lines: Sequence[bytes]) -> list[bytes]:
+    found = timed(lines, SIGNED_BYTES)
+    return [_middle(line) for line in lines] if found is None else found.rests
+
+
+def _middle(line: bytes) -> bytes:
+    found = timed([line], SIGNED_BYTES)
+    return content(line) if found is None else found.rests[0]
 
 
 def ordinals(prints: Sequence[Fingerprint]) -> list[list[int]] | None:
@@ -88,4 +120,4 @@ def ordinals(prints: Sequence[Fingerprint]) -> list[list[int]] | None:
             numbers.append(seen[key])
             seen[key] += 1
         found.append(numbers)
-    return found
+    return found if max(seen.values()) > 1 else None

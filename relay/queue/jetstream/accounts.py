@@ -29,9 +29,9 @@ class _Known:
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Doubt:
-    """A change that may or may not have been stored, on the condition of a revision."""
+    """A change that may or may not be stored, on the condition of a revision; no answer came yet."""
 
     number: int
     revision: int
@@ -129,8 +129,8 @@ class Accounts:
     ) -> Account:
         """Change an account, together with dead letters; *done* runs once, when the change is stored.
 
-        Without an acknowledgement that is known only later: *done* then runs when the account is seen
-        again. Raises `NotFound`, whatever *mutation* raises, or `QueueError`.
+        Where the acknowledgement is late or lost, that is when the account is seen again. Raises
+        `NotFound`, whatever *mutation* raises, or `QueueError`.
         """
         async with self._lock(name):
             if name in self._doubts:
@@ -148,6 +148,10 @@ class Accounts:
                 number = self._number
                 wanted = replace(wanted, changes=self._writers(known.account, number))
                 record = Change(_key(name), dump(wanted), revision=known.revision)
+                # Before it is sent: the watch may show it as stored while the answer is still on its way, and
+                # until then the caller would count again what is in the account already.
+                doubt = _Doubt(number, known.revision, done)
+                self._doubts.setdefault(name, []).append(doubt)
                 try:
                     revision = await self._bucket.commit([*changes, record])
                 except Stale:
@@ -158,13 +162,9 @@ class Accounts:
                         # A server that no longer leads answered, or one that has just begun to.
                         raise QueueError("the state bucket contradicts itself at this moment") from None
                     continue
-                except (QueueError, asyncio.CancelledError):
-                    doubt = _Doubt(number, known.revision, done)
-                    self._doubts.setdefault(name, []).append(doubt)
-                    raise
-                # What was in doubt until now was on the same condition, so it cannot be stored any more.
-                self._doubts.pop(name, None)
-                done()
+                # What else was in doubt was on the same condition, so it cannot be stored any more.
+                if doubt in self._doubts.pop(name, ()):
+                    done()
                 self._take(wanted, revision)
                 return wanted
 

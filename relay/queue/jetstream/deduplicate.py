@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import urlsafe_b64encode
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
@@ -25,19 +25,29 @@ from typing import Final
 from relay import gzipped
 from relay.clock import Clock
 from relay.errors import QueueError, QueueFull
-from relay.konnect.lines import event_ids, ordinal_of
+from relay.konnect.lines import ordinal_of
 from relay.model import Batch
-from relay.queue.dedup.fingerprint import ordinals
+from relay.queue.dedup.fingerprint import Fingerprint, ordinals
+from relay.queue.dedup.judge import Judge, NoJudge, vouch
+from relay.queue.dedup.names import Names, names_of
 from relay.queue.dedup.parts import with_lines
 from relay.queue.dedup.recent import Recent
 from relay.queue.jetstream.bucket import Bucket
 from relay.queue.jetstream.fetch import Message
-from relay.queue.jetstream.index import NOWHERE, from_header, pack, places_of, to_header, unpack
+from relay.queue.jetstream.index import (
+    NOWHERE,
+    former_hashes,
+    from_header,
+    pack,
+    places_of,
+    to_header,
+    unpack,
+)
 from relay.queue.jetstream.link import Link, Outgoing
 from relay.queue.jetstream.message import Meta, Stamp, decode, encode, encode_marker, intact
 from relay.queue.jetstream.pieces import HEADERS, Piece, Pieces, cut
 from relay.queue.jetstream.remembered import Remembered, remember
-from relay.queue.jetstream.search import Search, Stored, Wanted
+from relay.queue.jetstream.search import Found, Search, Stored, Wanted
 
 # The last batches of a source are looked at here before the stream is asked: a server of the cluster may lag
 # behind its leader for a moment.
@@ -111,6 +121,7 @@ class _Source:
 
     def __init__(self, floor: int) -> None:
         self.window: float | None = None  # seconds; None where deduplication is off
+        self.mixed = False  # a replica is at work whose hashes are of the former kind
         self.recent = Recent(floor, unpack)
         self.latest: deque[Stored] = deque(maxlen=_LATEST)
         self.flights: dict[_Flight, None] = {}  # in the order they were admitted
@@ -125,6 +136,7 @@ class Deduplicator:
         self._room = link.max_payload - HEADERS
         self._replica = replica
         self._clock = clock
+        self._judge: Judge = NoJudge()
         self._floors: dict[str, int] = {}
         self._sources: dict[str, _Source] = {}
         self._line = 0  # requests that wait for a search, or for others that are alike
@@ -139,6 +151,10 @@ class Deduplicator:
         for name, window in windows.items():
             source = self._sources.setdefault(name, _Source(self._floors.get(name, 0)))
             source.window = window or None  # within no time at all nothing comes twice
+
+    def judge_by(self, judge: Judge) -> None:
+        """Whom to ask where events say the same and are signed otherwise."""
+        self._judge = judge
 
     def window(self, source: str) -> float | None:
         """A source's window in seconds; None where it does not deduplicate."""
@@ -160,6 +176,9 @@ class Deduplicator:
         if window is None:
             yield self._admission(batches, _numbered(request.pieces), None)
             return
+        if source.mixed:  # while replicas are replaced one after the other
+            for piece in request.pieces:
+                piece.print.made = set(_both_hashes(piece.print))
         # No await from here until this one is among the recent: the next request must find it there.
         new = source.recent.is_new([piece.print for piece in request.pieces])
         if not new and (self._line >= _LINE or self._line_bytes >= _LINE_BYTES):
@@ -199,6 +218,7 @@ class Deduplicator:
         if source is None:
             self._floors[meta.source] = max(meta.newest, self._floors.get(meta.source, 0))
         elif (packed := from_header(meta.hashes)) is not None:
+            source.mixed |= meta.former
             source.recent.add(meta.oldest, meta.newest, meta.count, packed)
             source.latest.append(Stored(meta.seq, meta.place, meta.received_at, packed))
 
@@ -221,9 +241,10 @@ class Deduplicator:
         rest = meta.received_at + window - self._clock.now()
         if rest <= 0 or not intact(meta, message.payload):
             return
-        ids = event_ids(gzipped.decompress(message.payload).split(b"\n")[:-1], meta.ordinals)
+        lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
+        names = names_of(lines, meta.ordinals, pulled=meta.pulled)
         times = (meta.oldest, meta.newest) if meta.newest else None
-        gone = Remembered(meta.received_at, ids, meta.hashes, times)
+        gone = Remembered(meta.received_at, [*names.ids, *names.contents], meta.hashes, times)
         await self._bucket.commit([remember(meta.source, meta.place, meta.seq, gone, rest)])
 
     async def _cut(self, batches: Sequence[Batch], *, indexed: bool) -> Pieces:
@@ -244,23 +265,48 @@ class Deduplicator:
     async def _unknown(self, source: _Source, request: Pieces, since: float) -> list[Numbered]:
         """The pieces without the events that were accepted at or after *since*."""
         numbered = _numbered(request.pieces)
-        ids = [event_ids(piece.print.lines, numbers) for piece, numbers in numbered]
+        twins: Counter[str] = Counter()
+        names = [
+            names_of(piece.print.lines, numbers, pulled=piece.batch.pulled, twins=twins)
+            for piece, numbers in numbered
+        ]
+        prints = [piece.print for piece in request.pieces]
+        name = request.pieces[0].batch.source
         wanted = Wanted(
-            source=request.pieces[0].batch.source,
-            ids=frozenset(chain.from_iterable(ids)),
-            hashes=frozenset(_hashes(request.pieces)),
+            source=name,
+            ids=frozenset(chain.from_iterable([each.ids for each in names])),
+            contents=frozenset(chain.from_iterable([each.contents for each in names])),
+            checked=self._judge.checks(name),
+            hashes=frozenset().union(*[_both_hashes(each) for each in prints]),
             places=frozenset().union(
                 *[places_of(piece.print, singly=request.singly) for piece in request.pieces]
             ),
             since=since,
         )
-        known = await self._search.known(wanted, source.latest)
+        found = await self._search.known(wanted, source.latest)
+        known = found.names | await self._vouched(found, names)
         left = []
-        for (piece, numbers), names in zip(numbered, ids, strict=True):
-            keep = [i for i, name in enumerate(names) if name not in known]
+        for (piece, numbers), (ids, contents) in zip(numbered, names, strict=True):
+            pairs = zip(ids, contents, strict=True)
+            keep = [i for i, pair in enumerate(pairs) if known.isdisjoint(pair)]
             if keep:
-                left.append((piece, numbers) if len(keep) == len(names) else _pick(piece, names, keep))
+                left.append((piece, numbers) if len(keep) == len(ids) else _pick(piece, ids, keep))
         return left
+
+    async def _vouched(self, found: Found, names: Sequence[Names]) -> AbstractSet[str]:
+        """What events without a known id say, as far as a stored event that is signed says it, too."""
+        pairs = chain.from_iterable([zip(each.ids, each.contents, strict=True) for each in names])
+        open_ = {content for event_id, content in pairs if event_id not in found.names}
+        if not found.alike or not open_:
+            return frozenset()
+        copies = [
+            (content, line)
+            for seq in sorted(found.alike)
+            for content, line in (await self._search.texts(seq)).items()
+            if content in open_
+        ]
+        vouched = await vouch(self._judge, found.wanted.source, [line for _, line in copies])
+        return {content for content, line in copies if vouched[line]}
 
     def _admission(
         self, batches: Sequence[Batch], left: Sequence[Numbered], message_id: str | None
@@ -292,6 +338,10 @@ def _pick(piece: Piece, names: Sequence[str], keep: Sequence[int]) -> Numbered:
     batch = with_lines(piece.batch, [piece.print.lines[i] for i in keep])
     picked = replace(piece, batch=batch, packed=pack([hashes[i] for i in keep]))
     return picked, [ordinal_of(names[i]) for i in keep]
+
+
+def _both_hashes(each: Fingerprint) -> AbstractSet[int]:
+    return each.hashes.union(former_hashes(each))
 
 
 def _hashes(pieces: Sequence[Piece]) -> AbstractSet[int]:

@@ -20,14 +20,14 @@ from typing import Final
 
 from relay import gzipped
 from relay.konnect.times import event_time
-from relay.queue.dedup.fingerprint import TAIL, Fingerprint
+from relay.queue.dedup.fingerprint import Fingerprint
 
 # The logarithm of a span's milliseconds. Every third power of two: fewer levels to search, for wider spans
 # where a batch does not fit a smaller one. The last holds all times of thirteen digits.
 LEVELS: Final = tuple(range(13, 47, 3))
 NOWHERE: Final = "0.0"  # the place of what nobody is to find: markers, sources that do not deduplicate
 
-_tail = itemgetter(slice(-TAIL, None))
+_end = itemgetter(slice(-192, None))
 
 
 def place_of(each: Fingerprint) -> str:
@@ -88,10 +88,12 @@ def hash_in(place: str) -> int | None:
     return int(digest, 16) if kind == "u" else None
 
 
-def event_hashes(each: Fingerprint) -> list[int]:
-    """A hash of 32 bits of each event: equal for equal events, in every process of every replica."""
-    lines = each.lines if each.long else each.identities
-    return gzipped.crc32_each(map(_tail, lines))
+def former_hashes(each: Fingerprint) -> Iterable[int]:
+    """The hashes that older relays put on batches: of a line's end, where signatures stand.
+
+    Such batches may be in the log for a whole window, and such relays at work while replicas are replaced.
+    """
+    return gzipped.crc32_each(map(_end, each.identities))
 
 
 def pack(hashes: Iterable[int]) -> bytes:

@@ -27,6 +27,7 @@ from relay.queue.jetstream.link import MESSAGE_ID, Outgoing
 VERSION: Final = 1
 BATCH: Final = "Relay-Batch"
 HASHES: Final = "Relay-Hashes"
+_HASH: Final = 2  # which kind of hashes; the first kind, which covered signatures, was not named
 
 
 def token(name: str) -> str:
@@ -70,7 +71,9 @@ class Meta:
     hashes: str | None
     ordinals: tuple[int, ...] | None
     replica: str  # which one accepted it
+    pulled: bool = False  # see `Batch`; a relay that does not know it reads the batch all the same
     number: int = 0  # of the next event at least, where the cluster lost what was counted before
+    former: bool = False  # the hashes are of the kind that covers signatures
 
     @property
     def count(self) -> int:
@@ -141,6 +144,10 @@ def _message(
         about["dup"] = duplicates
     if stamp.ordinals and any(stamp.ordinals):
         about["ord"] = list(stamp.ordinals)
+    if stamp.hashes:
+        about["hash"] = _HASH
+    if batch.pulled:
+        about["pulled"] = True
     headers = {BATCH: orjson.dumps(about).decode()}
     if stamp.hashes:
         headers[HASHES] = stamp.hashes
@@ -177,7 +184,9 @@ def decode(message: Message) -> Meta:
             hashes=message.headers.get(HASHES),
             ordinals=tuple(about["ord"]) if "ord" in about else None,
             replica=str(about.get("by", "")),
+            pulled=about.get("pulled") is True,
             number=int(about.get("number", 0)),
+            former=HASHES in message.headers and about.get("hash") != _HASH,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise NotABatch(f"message {message.seq} of the stream is no batch of a relay") from error
@@ -200,5 +209,6 @@ def stored(meta: Meta, number: int, payload: bytes, body: bytes | None = None) -
         count=meta.count,
         payload=payload,
         ordinals=meta.ordinals,
+        pulled=meta.pulled,
         body=body,
     )

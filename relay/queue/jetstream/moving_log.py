@@ -65,6 +65,7 @@ async def batches(
                     payload=message.payload,
                     ordinals=meta.ordinals,
                     deduplicated=meta.hashes is not None,
+                    pulled=meta.pulled,
                 )
             number = meta.after(number)
 

@@ -21,7 +21,7 @@ from relay.konnect.times import event_time
 from relay.model import Batch
 from relay.queue.dedup.fingerprint import Fingerprint, fingerprint
 from relay.queue.dedup.parts import with_lines
-from relay.queue.jetstream.index import NOWHERE, event_hashes, pack, place_of
+from relay.queue.jetstream.index import NOWHERE, pack, place_of
 
 MOST_PIECES: Final = 1_000  # the server's limit on what is stored together
 # Headers are limited to 64 KiB; hashes and ordinals take at most ten bytes for each event.
@@ -49,7 +49,7 @@ class Pieces:
 
     pieces: tuple[Piece, ...]
     singly: bool  # events without a time are alone in their pieces
-    digest: bytes  # the same only for the same bodies
+    digest: bytes  # the same only for the same bodies that came the same way
 
 
 def cut(batches: Sequence[Batch], room: int, *, indexed: bool) -> Pieces:
@@ -72,6 +72,8 @@ def cut(batches: Sequence[Batch], room: int, *, indexed: bool) -> Pieces:
         raise QueueError(f"a request of {len(pieces)} pieces cannot be stored at once")
     digest = sha256(batches[0].source.encode())
     for batch in batches:
+        if batch.pulled:
+            digest.update(b"pulled")
         digest.update(batch.payload)
     return Pieces(tuple(pieces), singly, digest.digest()[:_DIGEST_BYTES])
 
@@ -79,8 +81,7 @@ def cut(batches: Sequence[Batch], room: int, *, indexed: bool) -> Pieces:
 def _piece(batch: Batch, each: Fingerprint, indexed: bool) -> Piece:
     if not indexed:
         return Piece(batch, each, NOWHERE, b"")
-    hashes = event_hashes(each)
-    # The same in every process, so that what other replicas tell of their batches can be compared.
+    hashes = list(each.each_hash())
     each.made = set(hashes)
     return Piece(batch, each, place_of(each), pack(hashes))
 

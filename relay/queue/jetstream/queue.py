@@ -29,6 +29,7 @@ from relay.queue.base import (
     ReaderInfo,
     StoredDeadLetter,
 )
+from relay.queue.dedup.judge import Judge
 from relay.queue.jetstream.accounts import PREFIX as ACCOUNTS
 from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.appending import Appending
@@ -283,6 +284,9 @@ class JetStreamQueue:
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
         self._dedup.set_sources(deduplicate)
 
+    def judge_by(self, judge: Judge) -> None:
+        self._dedup.judge_by(judge)
+
     async def append_wait(self, after: int) -> int:
         return await self._log.append_wait(after)
 
@@ -378,6 +382,13 @@ class JetStreamQueue:
 
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]:
         return self._gaps.all() if include_closed else self._gaps.open()
+
+    async def note(self, name: str, text: str) -> None:
+        await self._bucket.put(f"note.{name}", text.encode())
+
+    async def last_note(self, name: str) -> str | None:
+        entry = await self._bucket.get(f"note.{name}")
+        return None if entry is None else entry.value.decode(errors="replace")
 
     async def beat(self, at: float) -> None:
         await self._bucket.put(ALIVE, dump_alive(at))

@@ -1,9 +1,10 @@
 """Finding events in the log of the cluster, whichever replica accepted them and however long ago.
 
 Places name the few batches that may hold an event, the hashes in their headers leave fewer, and these are
-opened and compared by full event id. Owns the ids of batches that were opened. Asks the stream, so it knows
-of everything that is stored, except for the moment that a server of the cluster lags behind its leader: what
-was stored last has to be named by the caller.
+opened and compared by event id and by what events say. Where the latter is not enough, the batches in which
+somebody says the same are named, for a judge. Owns the names of events in opened batches. Asks the stream, so
+it knows of everything that is stored, except for the moment that a server of the cluster lags behind its
+leader: what was stored last has to be named by the caller.
 
 A search costs a consumer and all headers of its places, so under load few run, and each for all who wait.
 """
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
 from relay import gzipped
-from relay.konnect.lines import event_ids
+from relay.queue.dedup.names import Names, names_of
 from relay.queue.jetstream.bucket import Bucket, Entry
 from relay.queue.jetstream.fetch import Message, get, scan
 from relay.queue.jetstream.index import from_header, unpack
@@ -31,7 +33,11 @@ from relay.queue.jetstream.turns import Turns
 _FILTERS: Final = 256
 _AT_ONCE: Final = 2  # consumers at a time
 _UNINTERRUPTED: Final = 32  # batches that are looked at without letting others do something
-_OPENED_IDS: Final = 100_000  # ids of opened batches are kept, about 12 MB
+_OPENED_EVENTS: Final = 50_000  # names of events in opened batches are kept, about 12 MB
+
+
+_Opened = tuple[frozenset[str], frozenset[str]]
+"""The ids of a batch's events, and the names of what they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ class Wanted:
 
     source: str
     ids: frozenset[str]
+    contents: frozenset[str]  # what the events say
+    checked: bool  # to say the same is not enough: somebody looks at signatures
     hashes: frozenset[int]
     places: frozenset[str]
     since: float  # batches received before this time, in seconds since the epoch, do not count
@@ -60,15 +68,26 @@ class Stored:
 
 
 @dataclass(slots=True, eq=False)
-class _Quest:
-    """A search on its way."""
+class Found:
+    """What a search has come to."""
 
     wanted: Wanted
-    found: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)  # ids, and contents where they are enough
+    alike: set[int] = field(default_factory=set)  # batches in which somebody says the same, where it is not
 
     @property
     def is_over(self) -> bool:
-        return self.found == self.wanted.ids
+        return self.wanted.ids <= self.names or (
+            not self.wanted.checked and self.wanted.contents <= self.names
+        )
+
+    def look(self, ids: AbstractSet[str], contents: AbstractSet[str], seq: int | None = None) -> None:
+        """Compare with a batch; *seq* is None where no more than names is left of it."""
+        self.names |= self.wanted.ids & ids
+        if not self.wanted.checked:
+            self.names |= self.wanted.contents & contents
+        elif seq is not None and not self.wanted.contents.isdisjoint(contents):
+            self.alike.add(seq)
 
 
 class Search:
@@ -78,25 +97,31 @@ class Search:
         self._link = link
         self._stream = stream
         self._bucket = bucket
-        self._opened: OrderedDict[int, frozenset[str]] = OrderedDict()
-        self._opened_ids = 0
+        self._opened: OrderedDict[int, _Opened] = OrderedDict()
+        self._opened_events = 0
         self._turns = Turns(self._find, at_once=_AT_ONCE)
 
     def forget(self) -> None:
         """Sequences are given out a second time."""
         self._opened.clear()
-        self._opened_ids = 0
+        self._opened_events = 0
 
-    async def known(self, wanted: Wanted, latest: Iterable[Stored]) -> frozenset[str]:
-        """Which of the ids are in the log, or were and are remembered.
+    async def known(self, wanted: Wanted, latest: Iterable[Stored]) -> Found:
+        """Which of the events are in the log, or were and are remembered.
 
         *latest* are the last batches of the same source. Raises `QueueError`.
         """
         return await self._turns.ask(wanted.source, (wanted, latest))
 
-    async def _find(self, some: Sequence[tuple[Wanted, Iterable[Stored]]]) -> list[frozenset[str]]:
+    async def texts(self, seq: int) -> dict[str, bytes]:
+        """The lines of a batch by what they say; none where it is broken or gone. Raises `QueueError`."""
+        message = await get(self._link, self._stream, seq)
+        found = None if message is None else _named(message)
+        return {} if found is None else dict(zip(found[0].contents, found[1], strict=True))
+
+    async def _find(self, some: Sequence[tuple[Wanted, Iterable[Stored]]]) -> list[Found]:
         """What is found of each; all are of one source."""
-        quests = [_Quest(wanted) for wanted, _ in some]
+        quests = [Found(wanted) for wanted, _ in some]
         source, latest = quests[0].wanted.source, some[0][1]
         places = sorted(frozenset().union(*[quest.wanted.places for quest in quests]))
         await self._in_latest(latest, quests)
@@ -105,9 +130,9 @@ class Search:
         for look in (self._in_log, self._among_remembered):
             for portion in _portions(places):
                 await look(source, portion, [quest for quest in quests if not quest.is_over])
-        return [frozenset(quest.found) for quest in quests]
+        return quests
 
-    async def _in_latest(self, latest: Iterable[Stored], quests: Sequence[_Quest]) -> None:
+    async def _in_latest(self, latest: Iterable[Stored], quests: Sequence[Found]) -> None:
         hashes = _hashes(quests)
         places = frozenset().union(*[quest.wanted.places for quest in quests])
         for n, batch in enumerate(list(latest)):
@@ -117,9 +142,9 @@ class Search:
                 continue
             for quest in quests:
                 if quest.wanted.may_be_in(batch.received_at, like):
-                    quest.found |= quest.wanted.ids & await self._open(batch.seq)
+                    quest.look(*await self._open(batch.seq), batch.seq)
 
-    async def _in_log(self, source: str, places: list[str], quests: list[_Quest]) -> None:
+    async def _in_log(self, source: str, places: list[str], quests: list[Found]) -> None:
         if not quests:
             return
         filters = [f"{self._stream}.events.{token(source)}.{place}" for place in places]
@@ -137,11 +162,11 @@ class Search:
                     continue
                 for quest in quests:
                     if quest.wanted.may_be_in(meta.received_at, like):
-                        quest.found |= quest.wanted.ids & await self._open(meta.seq)
+                        quest.look(*await self._open(meta.seq), meta.seq)
                 if all(quest.is_over for quest in quests):
                     break
 
-    async def _among_remembered(self, source: str, places: list[str], quests: list[_Quest]) -> None:
+    async def _among_remembered(self, source: str, places: list[str], quests: list[Found]) -> None:
         if not quests:
             return
         filters = [self._bucket.subject + key_of(source, place, "*") for place in places]
@@ -149,32 +174,35 @@ class Search:
             async for message in messages:
                 _recall(self._bucket.entry(message), quests)
 
-    async def _open(self, seq: int) -> frozenset[str]:
-        """The event ids of a batch; none where it is broken, or was purged since it was found."""
-        ids = self._opened.get(seq)
-        if ids is not None:
+    async def _open(self, seq: int) -> _Opened:
+        """The names of a batch's events; none where it is broken, or was purged since it was found."""
+        opened = self._opened.get(seq)
+        if opened is not None:
             self._opened.move_to_end(seq)
-            return ids
+            return opened
         message = await get(self._link, self._stream, seq)
-        ids = frozenset() if message is None else _ids_of(message)
-        if ids:
-            self._opened[seq] = ids
-            self._opened_ids += len(ids)
-        while self._opened_ids > _OPENED_IDS:
-            _, gone = self._opened.popitem(last=False)
-            self._opened_ids -= len(gone)
-        return ids
+        found = None if message is None else _named(message)
+        if found is None:
+            return frozenset(), frozenset()
+        names, _ = found
+        opened = self._opened[seq] = frozenset(names.ids), frozenset(names.contents)
+        self._opened_events += len(names.ids)
+        while self._opened_events > _OPENED_EVENTS:
+            _, (gone, _) = self._opened.popitem(last=False)
+            self._opened_events -= len(gone)
+        return opened
 
 
-def _ids_of(message: Message) -> frozenset[str]:
+def _named(message: Message) -> tuple[Names, list[bytes]] | None:
+    """A batch's events by name, and their lines; None where it is broken."""
     meta = decode(message)
     if not intact(meta, message.payload):
-        return frozenset()
+        return None
     lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
-    return frozenset(event_ids(lines, meta.ordinals))
+    return names_of(lines, meta.ordinals, pulled=meta.pulled), lines
 
 
-def _recall(entry: Entry, quests: Sequence[_Quest]) -> None:
+def _recall(entry: Entry, quests: Sequence[Found]) -> None:
     if entry.deleted:
         return
     try:
@@ -185,10 +213,11 @@ def _recall(entry: Entry, quests: Sequence[_Quest]) -> None:
     hashes = None if packed is None else unpack(packed)
     for quest in quests:
         if quest.wanted.may_be_in(batch.received_at, hashes):
-            quest.found |= quest.wanted.ids.intersection(batch.ids)
+            names = frozenset(batch.ids)  # of both kinds; they need not be told apart
+            quest.look(names, names)
 
 
-def _hashes(quests: Sequence[_Quest]) -> frozenset[int]:
+def _hashes(quests: Sequence[Found]) -> frozenset[int]:
     return frozenset().union(*[quest.wanted.hashes for quest in quests])
 
 

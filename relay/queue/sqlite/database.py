@@ -51,18 +51,30 @@ def schema_version() -> int:
     return len(_migrations())
 
 
+def require_current(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises `QueueError` for a file of another schema version, which is left as it is."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version < schema_version():
+        raise QueueError(f"{path} has schema version {version}: start the relay once to bring it up to date")
+    _refuse_newer(version)
+
+
+def _refuse_newer(version: int) -> None:
+    if version > schema_version():
+        known = schema_version()
+        raise QueueError(
+            f"the queue has schema version {version}, this relay knows {known}: run the newer relay"
+        )
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to this program's schema version, each step in its own transaction.
 
     Raises `QueueError` for a file from a newer relay: it is left as it is.
     """
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    steps = _migrations()
-    if version > len(steps):
-        raise QueueError(
-            f"the queue has schema version {version}, this relay knows {len(steps)}: run the newer relay"
-        )
-    for number, script in enumerate(steps[version:], start=version + 1):
+    _refuse_newer(version)
+    for number, script in enumerate(_migrations()[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={number};\nCOMMIT;")
 
 

@@ -7,14 +7,16 @@ statement lets go of the interpreter lock and has to win it back from a busy eve
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.batch import StoredBatch
 from relay.model import Batch, Format, Receipt
 from relay.queue.dedup.fingerprint import Fingerprint, ordinals
+from relay.queue.dedup.names import names_of
 from relay.queue.dedup.parts import with_lines
-from relay.queue.sqlite.dedup import Search
+from relay.queue.sqlite.dedup import Known, Search
 from relay.queue.sqlite.rows import COLUMNS, BatchRow, make_row
 from relay.queue.sqlite.spans import Spans
 
@@ -33,6 +35,14 @@ class Request:
     spans: Sequence[Spans]  # where its events are to be found again; empty where that is not wanted
     suspicious: bool  # some of its events may have been accepted before
     since: float  # events accepted before this time (seconds since the epoch) are no duplicates
+    vouched: Mapping[bytes, bool] | None = None  # which stored lines are signed; None: nobody checks
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """Nothing was appended: what is new of the request depends on the signatures of these stored lines."""
+
+    lines: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +65,41 @@ class EventLog:
         self._times: list[tuple[int, int, int, int, int]] = []
         self._search = Search()
 
-    def append(self, connection: sqlite3.Connection, request: Request) -> Appended:
+    def append(self, connection: sqlite3.Connection, request: Request) -> Appended | Undecided:
         """Stage a request's batches, without the events that were accepted before where that is suspected."""
         total = sum(batch.count for batch in request.batches)
         numbered = ordinals(request.prints) if request.suspicious or len(request.prints) > 1 else None
+        found = self._known(connection, request, numbered) if request.suspicious else ()
+        if undecided := frozenset().union(*[known.undecided for known in found]):
+            return Undecided(undecided)
         kept = []
         for n, batch in enumerate(request.batches):
-            each = request.prints[n] if request.prints else None
             numbers = numbered[n] if numbered else None
-            if each is not None and request.suspicious:
-                self.flush(connection)  # requests earlier in this transaction must be found, too
-                known = self._search.known(
-                    connection, request.source, each, request.spans[n], request.since, numbers
-                )
-                if len(known) == batch.count:
-                    continue
-                if known:
-                    batch, numbers = _without(batch, each, known, numbers)
+            known = found[n].indices if found else ()
+            if len(known) == batch.count:
+                continue
+            if known:
+                batch, numbers = _without(batch, request.prints[n], known, numbers)
             kept.append((batch, request.spans[n] if request.spans else None, numbers))
         # Staged only now, so that twins in two batches of this request do not find each other.
         return _appended([self._store(request, *each) for each in kept], total)
+
+    def _known(
+        self, connection: sqlite3.Connection, request: Request, numbered: list[list[int]] | None
+    ) -> Sequence[Known]:
+        """What of each batch was accepted before."""
+        self.flush(connection)  # requests earlier in this transaction must be found, too
+        twins: Counter[str] = Counter()
+        found = []
+        for n, each in enumerate(request.prints):
+            numbers = numbered[n] if numbered else None
+            names = names_of(each.lines, numbers, pulled=each.pulled, twins=twins)
+            found.append(
+                self._search.known(
+                    connection, request.source, each, request.spans[n], request.since, names, request.vouched
+                )
+            )
+        return found
 
     def _store(
         self, request: Request, batch: Batch, spans: Spans | None, numbers: list[int] | None
@@ -93,6 +118,7 @@ class EventLog:
             count=row.events,
             payload=batch.payload,
             ordinals=numbers,
+            pulled=batch.pulled,
             body=batch.body,
         )
         return batch, stored
@@ -126,7 +152,7 @@ def _insert(connection: sqlite3.Connection, head: str, rows: Sequence[tuple[obje
 
 
 def _without(
-    batch: Batch, each: Fingerprint, known: frozenset[int], numbers: list[int] | None
+    batch: Batch, each: Fingerprint, known: Collection[int], numbers: list[int] | None
 ) -> tuple[Batch, list[int] | None]:
     """The batch without the events at the indices *known*; twins keep the ordinals they had."""
     keep = [i for i in range(len(each.lines)) if i not in known]

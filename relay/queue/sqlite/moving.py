@@ -18,7 +18,7 @@ from relay.errors import Conflict, NotFound, QueueError
 from relay.queue.belongings import Inventory, Item, Part
 from relay.queue.moving import Begun
 from relay.queue.sqlite import moving_rows
-from relay.queue.sqlite.database import FileLock, connect, open_database, schema_version, translate
+from relay.queue.sqlite.database import FileLock, connect, open_database, require_current, translate
 
 # In meta: the digest of what this queue was moved from, while it comes into being and ever after.
 _MOVED_FROM: Final = "moved_from"
@@ -49,11 +49,7 @@ def open_store(path: Path) -> Iterator[SqliteStore]:
     lock = FileLock(path, "all")
     try:
         with _translated(path), closing(connect(path)) as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version != schema_version():
-                raise QueueError(
-                    f"{path} has schema version {version}: start the relay once to bring it up to date"
-                )
+            require_current(connection, path)
             connection.execute("PRAGMA query_only=ON")
             yield SqliteStore(path, connection)
     finally:

@@ -29,7 +29,7 @@ from relay.queue.dedup.fingerprint import fingerprint
 from relay.queue.sqlite import deadletters, gaps
 from relay.queue.sqlite.accounts import Account, load_accounts
 from relay.queue.sqlite.log import next_sequence
-from relay.queue.sqlite.rows import COLUMNS, BatchRow, decode_formats, decode_ordinals, make_row
+from relay.queue.sqlite.rows import COLUMNS, MARKS, BatchRow, decode_formats, decode_ordinals, make_row
 from relay.queue.sqlite.spans import BUCKET_BITS, BUCKET_MASK, spans_of
 from relay.queue.sqlite.totals import Totals
 
@@ -143,6 +143,7 @@ def _batches(c: sqlite3.Connection) -> Iterator[MovedBatch]:
                 payload=row.payload,
                 ordinals=tuple(ordinals) if any(ordinals) else None,
                 deduplicated=row.source in indexed,
+                pulled=bool(row.pulled),
             )
 
 
@@ -267,7 +268,7 @@ def _source_number(c: sqlite3.Connection, name: str) -> int:
 def _write_batch(c: sqlite3.Connection, item: MovedBatch) -> None:
     source, batch = _source_number(c, item.source), item.batch()
     row = make_row(item.number, source, batch, list(item.ordinals) if item.ordinals else None)
-    c.execute(f"INSERT INTO batches ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", row)
+    c.execute(f"INSERT INTO batches ({COLUMNS}) VALUES ({MARKS})", row)
     if item.deduplicated:
         _write_places(c, source, item.number, spans_of(fingerprint(batch)).rows)
 

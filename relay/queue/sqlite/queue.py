@@ -14,6 +14,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Literal, Self
 
 from relay.batch import StoredBatch
@@ -40,13 +41,14 @@ from relay.queue.base import (
     ReaderInfo,
     StoredDeadLetter,
 )
+from relay.queue.dedup.judge import Judge, NoJudge, vouch
 from relay.queue.sqlite import deadletters
 from relay.queue.sqlite.accounts import Progress
 from relay.queue.sqlite.alone import OnlyReplica, OwnLease
 from relay.queue.sqlite.database import FileLock, open_database
 from relay.queue.sqlite.gaps import ALIVE, Gaps
 from relay.queue.sqlite.gaps import COLUMNS as GAP_COLUMNS
-from relay.queue.sqlite.log import Appended, EventLog
+from relay.queue.sqlite.log import Appended, EventLog, Undecided
 from relay.queue.sqlite.quarantine import Quarantine
 from relay.queue.sqlite.roster import Roster
 from relay.queue.sqlite.rows import BatchRow
@@ -86,6 +88,7 @@ class SqliteQueue:
         self._max_bytes = config.max_bytes
         self._windows_by_name = dict(deduplicate)
         self._sources = Sources(connection)
+        self._judge: Judge = NoJudge()
         self._tail = Tail(connection)
         self._gaps = Gaps(connection)
         self._corrupt = 0
@@ -163,23 +166,34 @@ class SqliteQueue:
     async def set_sources(self, deduplicate: Mapping[str, float | None]) -> None:
         await self._sources.make_known(self._writer, deduplicate)
 
+    def judge_by(self, judge: Judge) -> None:
+        self._judge = judge
+
     # -- intake ------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Batch]) -> Receipt:
         if not batches:
             return Receipt(0, 0)
         self._space.admit(sum([len(batch.payload) for batch in batches]))
-        request = await self._sources.request(batches)
+        source, at = batches[0].source, batches[0].received_at
+        request = await self._sources.request(batches, checked=self._judge.checks(source))
 
-        def committed(appended: Appended) -> None:
-            self._appended(request.source_name, batches[0].received_at, appended)
+        def run(connection: sqlite3.Connection) -> Appended | Undecided:
+            return self._log.append(connection, request)
+
+        def committed(outcome: Appended | Undecided) -> None:
+            if isinstance(outcome, Appended):
+                self._appended(source, at, outcome)
 
         try:
-            appended = await self._writer.submit(lambda c: self._log.append(c, request), committed)
+            while isinstance(outcome := await self._writer.submit(run, committed), Undecided):
+                # Outside of the transaction: others have theirs meanwhile. Each turn knows of more lines.
+                found = await vouch(self._judge, source, outcome.lines)
+                request = replace(request, vouched={**(request.vouched or {}), **found})
         except QueueError:
             self._sources.failed(request)
             raise
-        return appended.receipt
+        return outcome.receipt
 
     def _appended(self, source: str, at: float, appended: Appended) -> None:
         for batch in appended.stored:
@@ -316,15 +330,25 @@ class SqliteQueue:
         found = [Gap(*row) for row in rows]
         return found if include_closed else [gap for gap in found if gap.closed_at is None]
 
-    async def beat(self, at: float) -> None:
-        def run(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (ALIVE, at))
+    async def note(self, name: str, text: str) -> None:
+        await self._put(f"note:{name}", text)
 
-        await self._writer.submit(run)
+    async def last_note(self, name: str) -> str | None:
+        rows = await self._store.query("SELECT value FROM meta WHERE key=?", (f"note:{name}",))
+        return str(rows[0][0]) if rows else None
+
+    async def beat(self, at: float) -> None:
+        await self._put(ALIVE, at)
 
     async def last_beat(self) -> float | None:
         rows = await self._store.query("SELECT value FROM meta WHERE key=?", (ALIVE,))
         return float(rows[0][0]) if rows else None
+
+    async def _put(self, key: str, value: float | str) -> None:
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+        await self._writer.submit(run)
 
     def stats(self) -> QueueStats:
         usage = self._space.usage

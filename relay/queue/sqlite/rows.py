@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 from relay import gzipped
 from relay.batch import StoredBatch
 from relay.gzipped import crc32
-from relay.konnect.lines import event_ids
 from relay.model import Batch, Format
+from relay.queue.dedup.names import Names, names_of
 
-COLUMNS = "sequence, received_at, source, count, formats, checksum, ordinals, payload"
+COLUMNS = "sequence, received_at, source, count, formats, checksum, ordinals, payload, pulled"
+MARKS = ",".join("?" * len(COLUMNS.split(",")))
 
 
 class BatchRow(NamedTuple):
@@ -24,13 +25,14 @@ class BatchRow(NamedTuple):
     checksum: int
     ordinals: bytes | None
     payload: bytes
+    pulled: int
 
     @property
     def intact(self) -> bool:
         """Whether the row is what was stored. Nothing else of a row that is not may be believed."""
         if not (_is_blob(self.payload) and (self.ordinals is None or _is_blob(self.ordinals))):
             return False
-        return self.checksum == _checksum(self[:5], self.ordinals, self.payload)
+        return self.checksum == _checksum(self[:5], self.ordinals, self.payload, self.pulled)
 
     def stored(self, source: str) -> StoredBatch:
         return StoredBatch(
@@ -39,12 +41,22 @@ class BatchRow(NamedTuple):
             received_at=self.received_at,
             count=self.events,
             payload=self.payload,
-            ordinals=None if self.ordinals is None else decode_ordinals(self.ordinals),
+            ordinals=self._ordinals(),
+            pulled=bool(self.pulled),
         )
 
-    def ids(self) -> list[str]:
-        lines = gzipped.decompress(self.payload).split(b"\n")[:-1]
-        return event_ids(lines, None if self.ordinals is None else decode_ordinals(self.ordinals))
+    def names(self) -> Names:
+        return names_of(self._lines(), self._ordinals(), pulled=bool(self.pulled))
+
+    def by_content(self) -> dict[str, bytes]:
+        """The lines by what they say."""
+        return dict(zip(self.names().contents, self._lines(), strict=True))
+
+    def _lines(self) -> list[bytes]:
+        return gzipped.decompress(self.payload).split(b"\n")[:-1]
+
+    def _ordinals(self) -> list[int] | None:
+        return None if self.ordinals is None else decode_ordinals(self.ordinals)
 
 
 def _is_blob(value: object) -> bool:
@@ -55,11 +67,14 @@ def _is_blob(value: object) -> bool:
 def make_row(sequence: int, source: int, batch: Batch, ordinals: list[int] | None) -> BatchRow:
     head = (sequence, batch.received_at, source, batch.count, encode_formats(batch.formats))
     coded = None if ordinals is None else encode_ordinals(ordinals)
-    return BatchRow(*head, _checksum(head, coded, batch.payload), coded, batch.payload)
+    pulled = int(batch.pulled)
+    return BatchRow(*head, _checksum(head, coded, batch.payload, pulled), coded, batch.payload, pulled)
 
 
-def _checksum(head: tuple[Any, ...], ordinals: bytes | None, payload: bytes) -> int:
+def _checksum(head: tuple[Any, ...], ordinals: bytes | None, payload: bytes, pulled: object) -> int:
     """CRC-32 over everything, so that a flipped bit in a count is noticed like one in the payload."""
+    if pulled != 0:  # rows of version 2 of the schema, which has no such column, keep their checksum
+        head = (*head, pulled)
     return crc32(payload, crc32(ordinals or b"", crc32(repr(head).encode())))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from relay import gzipped
 from relay.errors import QueueError
 from relay.model import Batch
-from relay.queue.dedup.fingerprint import Fingerprint, fingerprint, tail_hashes
+from relay.queue.dedup.fingerprint import Fingerprint, event_hashes, fingerprint
 from relay.queue.dedup.recent import Recent
 from relay.queue.sqlite.log import Request
 from relay.queue.sqlite.spans import BUCKET_BITS, spans_of
@@ -45,9 +45,10 @@ class Sources:
             if name in deduplicate:
                 self.windows[number] = deduplicate[name]
 
-    async def request(self, batches: Sequence[Batch]) -> Request:
+    async def request(self, batches: Sequence[Batch], *, checked: bool) -> Request:
         """Make the batches of one request ready to be appended. Raises `QueueError` for an unknown source.
 
+        *checked*: somebody looks at the signatures of its source.
         From here on the request counts as recent; `failed` has to be told when it was not stored.
         """
         name, at = batches[0].source, batches[0].received_at
@@ -66,7 +67,8 @@ class Sources:
         for each in prints:
             recent.add(each.oldest, each.newest, len(each.lines), each.payload, each.made)
         spans = tuple(map(spans_of, prints))
-        return Request(number, name, batches, prints, spans, suspicious, since=at - window)
+        vouched: dict[bytes, bool] | None = {} if checked else None
+        return Request(number, name, batches, prints, spans, suspicious, at - window, vouched)
 
     def failed(self, request: Request) -> None:
         self._recent[request.source].forget()
@@ -79,7 +81,7 @@ async def _fingerprints(batches: Sequence[Batch]) -> Sequence[Fingerprint]:
 
 
 def _hashes(payload: bytes) -> Iterable[int]:
-    return tail_hashes(gzipped.decompress(payload).split(b"\n")[:-1])
+    return event_hashes(gzipped.decompress(payload).split(b"\n")[:-1])
 
 
 def newest_event_time(connection: sqlite3.Connection, source: int) -> int:

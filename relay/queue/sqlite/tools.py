@@ -14,9 +14,9 @@ from typing import Any
 
 from relay import gzipped
 from relay.errors import NotFound, QueueError
-from relay.queue.sqlite.database import FileLock, connect, open_database, schema_version, translate
+from relay.queue.sqlite.database import FileLock, connect, open_database, require_current, translate
 from relay.queue.sqlite.log import next_sequence
-from relay.queue.sqlite.rows import COLUMNS, BatchRow
+from relay.queue.sqlite.rows import COLUMNS, MARKS, BatchRow
 
 _SIDE_FILES = ("", "-wal", "-shm")
 
@@ -52,6 +52,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     lock = FileLock(path, "all")
     try:
         with closing(connect(path)) as connection:
+            require_current(connection, path)
             yield connection
     except sqlite3.Error as error:
         raise translate(error, f"cannot read {path}; `queue repair` saves what is readable") from error
@@ -219,11 +220,9 @@ def _save(path: Path, new: sqlite3.Connection) -> tuple[int, int, int, int]:
     saved = quarantined = unreadable = rows_lost = 0
     try:
         old = connect(path)
-        version = old.execute("PRAGMA user_version").fetchone()[0]
+        require_current(old, path)
     except sqlite3.Error:  # not even the header is readable: nothing can be saved
         return 0, 0, 0, 0
-    if version != schema_version():
-        raise QueueError(f"{path} has schema version {version}: start the relay once to bring it up to date")
     with closing(old):
         new.execute("BEGIN")
         tables = [row[0] for row in new.execute("SELECT name FROM sqlite_master WHERE type='table'")]
@@ -234,7 +233,7 @@ def _save(path: Path, new: sqlite3.Connection) -> tuple[int, int, int, int]:
             if row is None:
                 unreadable += 1
             elif row.intact:
-                new.execute(f"INSERT INTO batches ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", row)
+                new.execute(f"INSERT INTO batches ({COLUMNS}) VALUES ({MARKS})", row)
                 saved += 1
             else:
                 new.execute(

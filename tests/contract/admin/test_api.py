@@ -34,6 +34,7 @@ from tests.fakes.events import NOW, cef
         ("POST", "/api/v1/dead-letters/discard", 400),
         ("POST", "/api/v1/dead-letters/redrive", 400),
         ("POST", "/api/v1/replays", 400),
+        ("POST", "/api/v1/pulls", 400),
         ("POST", "/api/v1/gaps/7/close", 404),
         ("POST", "/api/v1/gaps/99999999999999999999/close", 404),
     ],
@@ -371,13 +372,14 @@ async def test_gaps_are_listed(admin: Admined) -> None:
 async def test_without_a_token_a_gap_tells_the_call_to_make(admin: Admined) -> None:
     """The window has a margin and begins with what Konnect still has; nothing secret is in it."""
     await admin.queue.open_gap("eu", NOW - 3600, NOW - 1800, "429")
-    admin.control.access = KonnectAccess("eu", margin=60.0, portals_by_source={"eu": (None, "p1")})
+    await admin.queue.open_gap("us", NOW - 60, NOW - 30, "429")
+    admin.control.access = KonnectAccess("eu", margin=60.0, webhooks={"eu": None, "us": "p1"})
 
-    (gap,) = (await admin.get("/api/v1/gaps"))["data"]
+    gap, other = (await admin.get("/api/v1/gaps"))["data"]
 
     assert (gap["state"], gap["age_seconds"], gap["deadline_seconds"]) == ("open", 3600, 7 * 86400 - 3600)
     assert gap["doing"] is None
-    organisation, portal = gap["replay"]
+    (organisation,), (portal,) = gap["replay"], other["replay"]
     assert "https://eu.api.konghq.com/v3/audit-log-replay-job" in organisation
     assert "https://eu.api.konghq.com/v3/portals/p1/audit-log-replay-job" in portal
     body = json.loads(organisation.split(" -d ")[1].strip("'"))
@@ -390,16 +392,17 @@ async def test_where_the_relay_recovers_a_gap_tells_what_is_done(admin: Admined)
     await admin.queue.open_gap("eu", NOW - 9 * 86400, NOW - 8 * 86400, "downtime", refusals=0)
     await admin.queue.open_gap("eu", NOW - 3600, NOW - 1800, "429")
     await admin.queue.close_gap(1, at=NOW, lost_until=NOW - 8 * 86400)
-    admin.control.access = KonnectAccess("eu", recovers=True, portals_by_source={"eu": (None,)})
+    admin.control.access = KonnectAccess("eu", recovers=True, webhooks={"eu": None})
     admin.metrics.set_recovered(["eu"])
-    doing = Recovering(2, "replaying the hour")
+    doing = Recovering(2, "replaying the hour", at_work=True)
     admin.control.others = [Replica("b2", "1", "all", NOW, "c0ffee", recovering=doing)]
 
     lost, opened = (await admin.get("/api/v1/gaps?include_closed=true"))["data"]
     status = await admin.get("/api/v1/status")
 
     assert (lost["state"], lost["deadline"], lost["replay"]) == ("lost", None, [])
-    assert (opened["doing"], opened["replay"]) == ("replaying the hour", [])
+    assert (opened["doing"], opened["at_work"], opened["replay"]) == ("replaying the hour", True, [])
+    assert lost["at_work"] is False
     assert status["recovery"] == "replaying the hour"
     assert [gap["id"] for gap in status["gaps"]] == [2]
     assert [(each["open_gaps"], each["lost_gaps"]) for each in status["sources"]] == [(1, 1), (0, 0)]
@@ -409,13 +412,13 @@ async def test_where_the_relay_recovers_a_gap_tells_what_is_done(admin: Admined)
 async def test_a_source_without_a_webhook_is_left_to_the_operator(admin: Admined) -> None:
     """The relay has a token, and yet nobody would ever close it: the call is told, nothing waited for."""
     await admin.queue.open_gap("us", NOW - 3600, NOW - 1800, "downtime", refusals=0)
-    admin.control.access = KonnectAccess("eu", recovers=True, portals_by_source={"eu": (None,)})
+    admin.control.access = KonnectAccess("eu", recovers=True, webhooks={"eu": None})
     doing = Recovering(None, "watching")
     admin.control.others = [Replica("b2", "1", "all", NOW, "c0ffee", recovering=doing)]
 
     (gap,) = (await admin.get("/api/v1/gaps"))["data"]
 
-    assert (gap["doing"], len(gap["replay"])) == (None, 1)
+    assert (gap["doing"], gap["at_work"], len(gap["replay"])) == (None, False, 1)
 
 
 async def test_a_gap_is_closed_by_hand(admin: Admined) -> None:
@@ -495,3 +498,16 @@ async def test_a_change_is_found_in_the_log(admin: Admined) -> None:
     (line,) = admin.logged.calls
     assert (line.kwargs["event"], line.kwargs["path"]) == ("admin.request", "/api/v1/destinations/sumo/hold")
     assert (line.kwargs["status"], line.kwargs["remote"]) == (200, "127.0.0.1")
+
+
+async def test_a_span_is_pulled_for_an_operator(admin: Admined) -> None:
+    """What came of it is answered once everything is in the queue; of another region there is no log here."""
+    admin.control.access = KonnectAccess("eu", recovers=True, webhooks={"eu": None})
+    span = {"from": "2026-11-17T00:00:00Z", "to": "2026-11-18T00:00:00Z"}
+
+    status, answer = await admin.ask("POST", "/api/v1/pulls", {**span, "region": "eu"})
+    refused, problem = await admin.ask("POST", "/api/v1/pulls", {**span, "region": "us"})
+
+    assert (status, answer) == (200, {"source": "eu", "entries": 3, "accepted": 2})
+    assert admin.control.pulled == [(parse_rfc3339(span["from"]), parse_rfc3339(span["to"]))]
+    assert (refused, "not us" in problem["detail"]) == (409, True)

@@ -142,9 +142,7 @@ async def test_only_what_the_relay_was_to_recover_counts_as_lost(
 ) -> None:
     """Elsewhere an operator may have replayed it; the state stays lost."""
     admin.metrics.set_recovered(recovered)
-    admin.control.access = KonnectAccess(
-        "eu", recovers=True, portals_by_source=dict.fromkeys(recovered, (None,))
-    )
+    admin.control.access = KonnectAccess("eu", recovers=True, webhooks=dict.fromkeys(recovered))
     await admin.queue.open_gap("eu", NOW - 9 * 86400, NOW - 8 * 86400, "downtime", refusals=0)
     await admin.queue.close_gap(1, at=NOW, lost_until=NOW - 8 * 86400)
 

@@ -93,7 +93,7 @@ class Rig:
 
     def restart_process(self) -> None:
         """Forget what a process keeps in memory for all its workers. None may run."""
-        self.checker = Checker(clock=self.clock, metrics=self.metrics, log=self._log)
+        self.checker = Checker(clock=self.clock, metrics=self.metrics, log=self._log, threads=2)
         self.views = Views(self.checker)
 
     async def check_signatures(self, source: str = "eu", **signatures: Any) -> None:
@@ -190,10 +190,10 @@ class Rig:
         return await self.append_lines(events, source=source, at=at)
 
     async def append_lines(
-        self, events: list[bytes], *, source: str = "eu", at: float | None = None
+        self, events: list[bytes], *, source: str = "eu", at: float | None = None, pulled: bool = False
     ) -> list[bytes]:
         arrived = self.clock.now() if at is None else at
-        await self.queue.append([batch(events, source=source, at=arrived)])
+        await self.queue.append([batch(events, source=source, at=arrived, pulled=pulled)])
         self.sent += events
         return events
 

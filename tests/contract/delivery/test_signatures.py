@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from relay.konnect.jwks import Keyring, parse_jwks
+from relay.konnect.pulled import line_of
 from relay.model import Reason
 from relay.queue.base import DeadLetterFilter
 from relay.signing.keeper import AFTER_FAILURE, WITHOUT_KEYS
-from tests.contract.delivery.rig import Rig
+from tests.contract.delivery.rig import TIME_LIMIT, Rig
 from tests.fakes.chunks import sample
 from tests.fakes.events import cef
 from tests.fakes.keys import KeyServer
@@ -132,6 +136,102 @@ async def test_a_large_batch_is_checked_in_pieces(rig: Rig, siem: Siem) -> None:
     await rig.drained()
 
     assert tags(siem) == ["absent" if n % 7 == 0 else "verified" for n in range(300)]
+
+
+class Meeting:
+    """A public key that each of two threads first uses when the other one does, too."""
+
+    def __init__(self, public: Ed25519PublicKey) -> None:
+        self._public = public
+        self._met = threading.Barrier(2, timeout=20)
+        self._seen = threading.local()
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        if not hasattr(self._seen, "once"):
+            self._seen.once = True
+            self._met.wait()
+        self._public.verify(signature, data)
+
+
+async def test_small_batches_are_checked_together(rig: Rig, siem: Siem) -> None:
+    """One alone would keep one thread busy, or none but the event loop's."""
+    key = parse_jwks(JWKS_FILE.read_bytes())[0]
+    object.__setattr__(key, "public", Meeting(key.public))
+    await rig.check_signatures(mode="tag", jwks=str(JWKS_FILE))
+    rig.checker._desks["eu"].keeper.ring = Keyring((key,))
+    for number in range(20):
+        await rig.append_lines(signed(TEST, 2 * number, 2 * number + 1))
+    await rig.start(url=siem.url, format="ecs", framing="ndjson", start_from="earliest")
+    await rig.until(lambda: len(siem.lines()) == 40)
+
+    assert tags(siem) == ["verified"] * 40
+
+
+class Watched:
+    """A public key that tells when it was used so many times."""
+
+    def __init__(self, public: Ed25519PublicKey, times: int) -> None:
+        self._public = public
+        self._left = times
+        self.used = threading.Event()
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        self._public.verify(signature, data)
+        self._left -= 1
+        if not self._left:
+            self.used.set()
+
+
+async def watch(rig: Rig, *, mode: str, times: int) -> Watched:
+    """Check signatures with such a key."""
+    key = parse_jwks(JWKS_FILE.read_bytes())[0]
+    watched = Watched(key.public, times)
+    object.__setattr__(key, "public", watched)
+    await rig.check_signatures(mode=mode, jwks=str(JWKS_FILE))
+    rig.checker._desks["eu"].keeper.ring = Keyring((key,))
+    return watched
+
+
+async def test_the_next_events_are_checked_while_a_request_is_in_the_air(rig: Rig, siem: Siem) -> None:
+    """Both take long. What comes after that has to wait: memory is not for all of the log."""
+    watched = await watch(rig, mode="tag", times=20)
+    answer = asyncio.Event()
+    siem.answer(after=answer)
+    for number in range(0, 50, 10):
+        await rig.append_lines(signed(TEST, *range(number, number + 10)))
+    await rig.start(url=siem.url, batch={"max_events": 10}, start_from="earliest")
+    await siem.received(1)
+
+    assert await asyncio.to_thread(watched.used.wait, 10)
+    async with asyncio.timeout(TIME_LIMIT):
+        while await counted(rig) != {"verified": 20}:  # told by the thread before the event loop has it
+            await rig.queue.ping()
+    answer.set()
+    await rig.until(lambda: len(siem.lines()) == 50)
+    assert siem.lines() == rig.sent
+
+
+@pytest.mark.parametrize("status", [503, 401])
+async def test_what_was_read_ahead_comes_after_what_is_sent_again(rig: Rig, siem: Siem, status: int) -> None:
+    """After a retry, and after a hold, which forgets it; also where a filter left something out of it."""
+    watched = await watch(rig, mode="tag", times=20)
+    refusal = asyncio.Event()
+    siem.answer(status, after=refusal)
+    wanted: list[bytes] = []
+    for number in range(0, 50, 10):
+        severe = [cef(n).replace(b"portals|1|", b"portals|6|") for n in range(number, number + 9)]
+        wanted += [TEST.cef(line) for line in severe]
+        await rig.append_lines([*wanted[-9:], *signed(TEST, number + 9)])
+    batch, severe_only = {"max_events": 9}, {"min_severity": 6}
+    await rig.start(url=siem.url, start_from="earliest", batch=batch, filter=severe_only)
+    await siem.received(1)
+    assert await asyncio.to_thread(watched.used.wait, 10)
+    refusal.set()
+    await rig.waits(1)
+    await rig.until(lambda: rig.books().backlog == 0)
+
+    assert siem.lines() == wanted
+    assert (rig.books().delivered, rig.books().filtered, rig.books().dead) == (45, 5, 0)
 
 
 async def test_tag_never_waits_for_keys(rig: Rig, siem: Siem, server: KeyServer) -> None:
@@ -266,6 +366,97 @@ async def test_without_keys_quarantine_waits(rig: Rig, siem: Siem, server: KeySe
     await rig.drained()
     assert siem.lines() == [*before, waiting[0]]
     assert rig.books().dead == 1
+
+
+# Pulled
+
+
+def entries(*numbers: int, signer: Signer | None = None) -> list[bytes]:
+    """Lines of pulled entries, signed over the entry where there is a *signer*."""
+    found = []
+    for number in numbers:
+        entry: dict[str, object] = {
+            "type": "authorization",
+            "ts": "2026-11-18T10:26:40Z",
+            "trace_id": str(number),
+        }
+        if signer is not None:
+            entry["signature"] = signer.text(json.dumps(entry, separators=(",", ":")).encode()).decode()
+        found.append(line_of(entry))
+    return found
+
+
+@pytest.mark.parametrize("mode", ["tag", "quarantine"])
+async def test_what_the_relay_pulled_is_never_kept_back(rig: Rig, siem: Siem, mode: str) -> None:
+    """It came from Konnect's own API. Its result is what could be found of its signature, and no alarm."""
+    await rig.check_signatures(mode=mode, jwks=str(JWKS_FILE))
+    await rig.start(url=siem.url, format="ecs", framing="ndjson")
+    await rig.append_lines([*entries(1, signer=TEST), *entries(2, signer=A), *entries(3)], pulled=True)
+    await rig.drained()
+
+    assert tags(siem) == ["verified", "absent", "absent"]
+    assert rig.books().dead == 0
+    assert await counted(rig) == {"verified": 1, "absent": 2}
+    status = rig.checker.status("eu")
+    assert status is not None
+    assert status.rules == {"pulled": "S1"}
+
+
+@pytest.mark.parametrize("mode", ["tag", "quarantine"])
+async def test_a_line_that_claims_to_be_pulled_has_no_privilege(rig: Rig, siem: Siem, mode: str) -> None:
+    """Whoever has the webhook's secret can send it. What a key signed is genuine, whoever brings it."""
+    await rig.check_signatures(mode=mode, jwks=str(JWKS_FILE))
+    await rig.start(url=siem.url, format="ecs", framing="ndjson")
+    forged = [*entries(2, signer=A), *entries(3), b'{"relay_pulled":true,"granted":true}']
+    await rig.append_lines([*entries(1, signer=TEST), *forged])
+    await rig.drained()
+
+    if mode == "tag":
+        assert tags(siem) == ["verified", "absent", "absent", "absent"]
+    else:
+        assert tags(siem) == ["verified"]
+        assert [one.event and one.event.line for one in await rig.dead_letters()] == forged
+
+
+async def test_what_was_pulled_waits_for_no_key(rig: Rig, siem: Siem, server: KeyServer) -> None:
+    """No key could keep it back. What lies behind it, sent by somebody, waits."""
+    await server.stop()
+    await rig.check_signatures(mode="quarantine", jwks=server.url)
+    await rig.start(url=siem.url, format="ecs", framing="ndjson")
+    await rig.append_lines([*entries(1, signer=A), *entries(2)], pulled=True)
+    await rig.append_lines(entries(3, signer=A))
+    await rig.until(lambda: len(siem.lines()) == 2)
+
+    assert tags(siem) == ["no_key", "absent"]
+    assert rig.books().backlog == 1
+
+
+async def test_pulled_events_sent_again(rig: Rig, siem: Siem) -> None:
+    """As a redriven dead letter, in a replay, and to a destination that comes later, also after a restart."""
+    await rig.check_signatures(mode="quarantine", jwks=str(JWKS_FILE))
+    siem.answer(400)
+    await rig.start(url=siem.url, format="ecs", framing="ndjson")
+    await rig.append_lines(entries(1), pulled=True)
+    await rig.drained()
+    (letter,) = await rig.dead_letters()
+    assert letter.reason is Reason.REJECTED
+    await rig.queue.redrive(DeadLetterFilter())
+    await rig.until(lambda: rig.books().dead == 0)
+    assert tags(siem) == ["absent"]
+
+    await rig.queue.replay("siem", 0.0, rig.clock.now() + 1, None)
+    await rig.until(lambda: rig.books().replayed == 1)
+    await rig.stop()
+    rig.restart_process()
+    await rig.restart_queue()
+    await rig.check_signatures(mode="quarantine", jwks=str(JWKS_FILE))
+    await rig.start("late", url=siem.url, format="ecs", framing="ndjson", start_from="earliest")
+    await rig.drained("late")
+    assert tags(siem) == ["absent"] * 3
+    assert (rig.books("siem").dead, rig.books("late").dead) == (0, 0)
+
+
+# Without keys, and across restarts
 
 
 async def test_a_wait_for_keys_can_be_stopped(rig: Rig, siem: Siem, server: KeyServer) -> None:

@@ -375,7 +375,7 @@ async def test_a_search_over_hours_needs_several_consumers(
 ) -> None:
     """Events far apart are under very many subjects, which are asked for in portions."""
     monkeypatch.setattr(search, "_FILTERS", 16)
-    monkeypatch.setattr(search, "_OPENED_IDS", 50)
+    monkeypatch.setattr(search, "_OPENED_EVENTS", 50)
     one = await replicas.add("one")
     for n in range(40):
         at = NOW + 300 * n

@@ -64,6 +64,7 @@ async def furnish(queue: Queue, clock: FakeClock) -> None:
     await queue.append([batch([b'{"event":{"rt":1}}', b'{"rt":2}'], source="us", at=now + 2)])
     # Neither when it happened nor what it is can be told of one of these; some queues keep that one apart.
     await queue.append([batch([*lines(2, first=120, at=now), ODD, *lines(2, first=122, at=now)], at=now + 2)])
+    await queue.append([batch([*lines(3, first=130, at=now), ODD], at=now + 2, pulled=True)])
     await attached(queue, "late")  # owes from here on, and what is retained
     await asyncio.gather(
         *(queue.append([batch([timed(n, now)], at=now + 3)]) for n in range(1000, 1000 + MANY))
@@ -174,7 +175,7 @@ async def _everything(queue: Queue) -> list[Any]:
                 for stored, offset in pieces:
                     first = 0 if redrive else stored.sequence
                     found += [
-                        (name, reader.kind, first + index, stored.event(index))
+                        (name, reader.kind, first + index, stored.pulled, stored.event(index))
                         for index in range(offset, stored.count)
                     ]
             reader.rewind()

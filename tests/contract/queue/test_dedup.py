@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
@@ -138,14 +139,54 @@ async def test_a_forged_signature_does_not_hide_the_true_event(queue: Queue) -> 
     assert Receipt(1, 0) == await queue.append([batch([true])])
 
 
+@pytest.mark.parametrize("restart", [False, True], ids=["same process", "after a restart"])
+async def test_what_the_relay_pulled_is_told_from_what_was_sent(
+    queue: Queue, reopen: Opener, restart: bool
+) -> None:
+    """Also by a sender who knew the line before: neither hides the other, and each is recognised again."""
+    (reader,) = await attached(queue, "siem", "now")
+    told = lines(3)
+    for pulled in (False, True):
+        assert Receipt(3, 0) == await queue.append([batch(told, pulled=pulled)])
+    if restart:
+        queue = await reopen()
+        (reader,) = await attached(queue, "siem", "now")
+
+    for pulled in (True, False):
+        assert Receipt(1, 3) == await queue.append([batch([*told, cef(9)], at=NOW + 5, pulled=pulled)])
+    found = [stored for stored, _ in await reader.read(100)]
+    assert [stored.pulled for stored in found] == [False, True, True, False]
+    assert len({event_id for stored in found for event_id in stored.ids}) == 8
+    async with aclosing(queue.received(NOW, NOW + 1)) as batches:
+        assert [stored.pulled async for stored in batches] == [False, True]
+
+
+async def given_back(queue: Queue, clock: FakeClock) -> None:
+    """Wait until upkeep, which wakes up every second and works in its own thread, has deleted every batch."""
+    async with asyncio.timeout(10):
+        while [each async for each in queue.received(0, NOW * 2)]:
+            await clock.advance(30)
+            await queue.ping()
+
+
+async def test_what_was_pulled_is_recognised_after_its_batch_was_given_back(
+    reopen: Opener, clock: FakeClock
+) -> None:
+    """And what was sent, for which its ids could be mistaken, is new."""
+    queue = await reopen(retention=60.0)
+    await queue.append([batch(lines(5), pulled=True)])
+    await given_back(queue, clock)
+    queue = await reopen(retention=60.0)
+
+    assert Receipt(5, 0) == await queue.append([batch(lines(5), at=clock.now())])
+    assert Receipt(0, 5) == await queue.append([batch(lines(5), at=clock.now(), pulled=True)])
+
+
 async def test_a_retry_is_recognised_after_its_batch_was_given_back(reopen: Opener, clock: FakeClock) -> None:
     """Retention shorter than the window: the ids outlive the events."""
     queue = await reopen(retention=60.0)
     await queue.append([batch(lines(10))])
-    async with asyncio.timeout(10):
-        while queue.stats().batches:  # upkeep wakes up every second and works in its own thread
-            await clock.advance(30)
-            await queue.ping()
+    await given_back(queue, clock)
 
     queue = await reopen(retention=60.0)
 

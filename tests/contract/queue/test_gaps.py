@@ -50,6 +50,20 @@ async def test_a_closed_gap_stays_closed_and_tells_what_is_lost(
     assert closed == [Gap(gap.id, "eu", NOW, NOW + 10, "429", 1, NOW + 60, NOW + 4)]
 
 
+async def test_a_note_survives_a_restart(queue: Queue, reopen: Opener) -> None:
+    """The last of its name, whatever is in it; there is none before the first."""
+    assert await queue.last_note("recovery") is None
+    await queue.note("recovery", "one")
+    await queue.note("recovery", '{"two": "é"}')
+    await queue.note("other", "three")
+    assert await queue.last_note("recovery") == '{"two": "é"}'
+
+    queue = await reopen()
+
+    assert await queue.last_note("recovery") == '{"two": "é"}'
+    assert await queue.last_note("other") == "three"
+
+
 async def test_down_time_counts_no_refusals_and_joins_only_its_like(queue: Queue) -> None:
     """A gap may stand for a time in which nobody was there to refuse."""
     await queue.open_gap("eu", NOW, NOW + 10, "downtime", refusals=0)

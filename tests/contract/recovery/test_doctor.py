@@ -8,6 +8,7 @@ import signal
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -46,15 +47,20 @@ def relay(command: Commands, tmp_path: Path) -> RelayProcess:
     return RelayProcess(command.config, tmp_path)
 
 
+async def findings(command: Commands) -> list[Any]:
+    _, out, err = await command("doctor", "--json")
+    assert out, err
+    found: list[Any] = json.loads(out)
+    return found
+
+
 async def test_from_setup_to_teardown_with_a_real_relay(
     konnect: FakeKonnect, command: Commands, relay: RelayProcess, maker: Maker, tmp_path: Path
 ) -> None:
     """The relay knows the authorization first; nothing is refused on the way, a rotation included."""
 
     async def levels() -> dict[str, str]:
-        _, out, err = await command("doctor", "--json")
-        assert out, err
-        return {finding["check"]: finding["level"] for finding in json.loads(out)}
+        return {finding["check"]: finding["level"] for finding in await findings(command)}
 
     async with relay:
         assert (await levels())["webhook"] == "problem"
@@ -66,7 +72,10 @@ async def test_from_setup_to_teardown_with_a_real_relay(
         command.config["sources"][0]["authorization"].append({"file": str(tmp_path / "second")})
         relay.configure(command.config)
         relay.signal(signal.SIGHUP)
-        await command.document("rotate", "--yes", "--wait", "10", "--secret-file", str(tmp_path / "second"))
+        rotated = await command.document(
+            "rotate", "--yes", "--wait", "10s", "--secret-file", str(tmp_path / "second")
+        )
+        assert (rotated["replicas"], rotated["requests_accepted"]) == (1, 11)
         (after,) = konnect.happen(maker.some(3, at=SystemClock().now()))
         await konnect.sent()
 
@@ -76,6 +85,29 @@ async def test_from_setup_to_teardown_with_a_real_relay(
         assert (before.answers, after.answers) == ([200], [200])
         await command.document("teardown", "--yes")
         assert konnect.organisation.destinations == {}
+
+
+async def test_a_gap_that_is_left_to_people(
+    konnect: FakeKonnect, command: Commands, relay: RelayProcess, maker: Maker
+) -> None:
+    """The commands that doctor names are those that close it."""
+    konnect.replays.pace = 0.01
+    command.settings["job_interval"] = "20ms"
+    konnect.organisation.bind(f"{command.settings['url']}/audit-logs/konnect-us", "Bearer first")
+    async with relay:
+        konnect.record([maker.authentication(at=SystemClock().now())])
+        refused, _ = await relay.post(b"\x1f\x8bno gzip", "konnect-us", {"Authorization": "Bearer first"})
+        assert refused == 400
+
+        (gap,) = [it for it in await findings(command) if it["check"] == "gaps"]
+        assert (gap["level"], "1 open gap" in gap["text"]) == ("warning", True)
+        fetch, close = gap["next"].removeprefix("konnect-relay konnect ").split(", then konnect-relay ")
+        document = await command.document(*fetch.split())
+        assert len(document["jobs"]) == 1
+        await relay.command(*close.split())
+
+        (gap,) = [it for it in await findings(command) if it["check"] == "gaps"]
+        assert gap["level"] == "ok"
 
 
 async def test_a_relay_that_is_down_is_several_problems(

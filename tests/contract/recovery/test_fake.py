@@ -65,6 +65,52 @@ async def test_what_is_tried_again(
     assert sending.accepted is (status in (202, 429))
 
 
+async def test_who_asks_for_more_time_gets_none(
+    konnect: FakeKonnect, clock: FakeClock, maker: Maker, receiver: Siem
+) -> None:
+    """Konnect's documents name its waits and no Retry-After."""
+    konnect.organisation.bind(receiver.url, "Bearer x")
+    receiver.answer(429, headers={"Retry-After": "60"})
+
+    konnect.happen(maker.some(3, at=clock.now()))
+
+    assert await clock.next_wake() == 1.0
+
+
+async def test_an_answer_that_does_not_come_is_final(
+    konnect: FakeKonnect, clock: FakeClock, maker: Maker, receiver: Siem
+) -> None:
+    """Whether the batch was stored or not: nothing says that a time-out is tried again."""
+    konnect.sender.answer_limit = 0.05
+    konnect.organisation.bind(receiver.url, "Bearer x")
+    receiver.hang()
+
+    (sending,) = konnect.happen(maker.some(3, at=clock.now()))
+    await konnect.sent()
+
+    assert (sending.answers, sending.timed_out) == ([None], True)
+    assert konnect.organisation.webhook(Place()).status == "inactive"
+
+
+@pytest.mark.parametrize("disables", [False, True])
+async def test_an_inactive_webhook_stays_so(
+    konnect: FakeKonnect, clock: FakeClock, maker: Maker, receiver: Siem, disables: bool
+) -> None:
+    """Also when a batch that was on its way is accepted afterwards."""
+    konnect.sender.disables = disables
+    konnect.organisation.bind(receiver.url, "Bearer x")
+    receiver.answer(500).answer(400)
+
+    konnect.happen(maker.some(2, at=clock.now()), batch=1)
+    assert await clock.next_wake() == 1.0  # one waits for its second attempt, the other was given up
+    await clock.advance(1.0)
+    await konnect.sent()
+
+    webhook = konnect.organisation.webhook(Place())
+    assert (webhook.status, webhook.enabled) == ("inactive", not disables)
+    assert len(receiver.requests) == (2 if disables else 3)
+
+
 async def test_a_receiver_that_is_gone_is_tried_again(
     konnect: FakeKonnect, clock: FakeClock, maker: Maker, receiver: Siem
 ) -> None:
@@ -173,7 +219,7 @@ async def test_a_disabled_webhook_gets_nothing(
     assert (receiver.requests, len(konnect.held())) == ([], 3)
 
     await clock.advance(7 * 86_400 + 1)
-    assert (konnect.held(), konnect.truth.deleted) == ([], 3)
+    assert (konnect.held(), len(konnect.truth.deleted)) == ([], 3)
 
 
 async def test_a_bad_certificate_is_final(clock: FakeClock, maker: Maker) -> None:

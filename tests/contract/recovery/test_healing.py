@@ -9,10 +9,11 @@ from typing import TypeVar
 
 import pytest
 
+from relay.observe.ledger import KONNECT_RETENTION
 from relay.recovery.answers import ORGANISATION, ReplayState
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectError, KonnectForbidden, KonnectUnavailable
-from relay.recovery.healing import RETENTION, Replayed, replay
+from relay.recovery.healing import Replayed, replay, run_job
 from relay.recovery.pulling import whole_log
 from relay.recovery.reconciling import Window
 from tests.fakes.clock import FakeClock
@@ -130,11 +131,51 @@ async def test_a_lost_answer_begins_no_second_job(
     assert len(konnect.called("PUT", "audit-log-replay-job")) == 2
 
 
+async def test_a_job_whose_place_was_taken_is_begun_again(
+    api: KonnectApi, konnect: FakeKonnect, clock: FakeClock
+) -> None:
+    """The relay's own recovery may be faster than our next look, and then nobody knows how ours ended."""
+    start, end = clock.now() - 3600, clock.now() - 1800
+    told: list[str] = []
+    konnect.replays.pace = None
+    running = asyncio.ensure_future(
+        run_job(api, ORGANISATION, start, end, clock=clock, poll=5.0, told=told.append)
+    )
+    await konnect.asked("GET", "audit-log-replay-job")
+    for _ in range(3):
+        konnect.replays.step()
+    assert await konnect.replayed() == "completed"
+    konnect.begin_replay(clock.now() - 100, clock.now())
+    await clock.next_wake()
+    await clock.advance(5.0)
+    await konnect.asked("GET", "audit-log-replay-job", times=2)
+    for _ in range(3):
+        konnect.replays.step()
+    konnect.replays.pace = 1.0
+
+    job = await turned(clock, running)
+
+    assert (job.start, job.end, job.state) == (start, end, ReplayState.COMPLETED)
+    assert "waiting for another replay job" in told
+
+
+async def test_a_konnect_that_does_not_answer_is_no_endless_wait(
+    api: KonnectApi, konnect: FakeKonnect, clock: FakeClock
+) -> None:
+    """For a minute or so; whoever watches the command wants to know."""
+    konnect.faults.add(Fault("GET", JOB, status=503, times=-1))
+    before = clock.monotonic()
+
+    with pytest.raises(KonnectUnavailable):
+        await heal(api, clock, [window(clock, 3600)])
+    assert 30 < clock.monotonic() - before < 120
+
+
 async def test_a_window_never_begins_before_what_konnect_keeps(
     api: KonnectApi, konnect: FakeKonnect, clock: FakeClock
 ) -> None:
     """It would be refused as a whole; what is deleted is gone."""
-    gone, going = window(clock, RETENTION + 7200), window(clock, RETENTION - 90)
+    gone, going = window(clock, KONNECT_RETENTION + 7200), window(clock, KONNECT_RETENTION - 90)
 
     jobs = await heal(api, clock, [gone, going])
 

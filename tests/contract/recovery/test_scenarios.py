@@ -1,160 +1,46 @@
-"""What can go wrong between Konnect and the relay, from the first refusal to the last event at the SIEM.
+"""What Konnect and its people do while the relay recovers: jobs that fail, tokens, webhooks of others.
 
-After each trouble everything that Konnect still has is at the SIEM exactly once, and the list of gaps is
-empty or says truthfully what is lost for ever.
+After each trouble `scenes.all_is_well`, as in `test_outages`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
-from relay.model import Recovering
+from relay.konnect.pulled import line_of
+from relay.model import Reason, Recovering
+from relay.queue.base import DeadLetterFilter
 from tests.contract.recovery.running import AUTHORIZATION, Running
+from tests.contract.recovery.scenes import (
+    HOUR,
+    MINUTE,
+    all_is_well,
+    bind,
+    down,
+    failing_batch,
+    on_both,
+    some,
+    unreachable,
+)
 from tests.fakes.clock import FakeClock
+from tests.fakes.judging import forged
 from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Maker, Place
+from tests.fakes.konnect.writing import LogFormat, entry, jwks, line
 from tests.fakes.siem import Siem
-
-MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
-
-
-@pytest.fixture
-async def siem() -> AsyncIterator[Siem]:
-    async with Siem() as siem:
-        yield siem
+from tests.fakes.signing import JWKS_FILE
 
 
-@pytest.fixture
-async def running(
-    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem
-) -> AsyncIterator[Running]:
-    """A relay that Konnect sends to. Its replays repeat the lines in other batches."""
-    konnect.sender.restamps = False
-    async with Running(tmp_path, clock, konnect, siem) as running:
-        bind(running)
-        yield running
-
-
-def bind(running: Running, place: Place | None = None, source: str = "konnect") -> None:
-    endpoint = f"http://127.0.0.1:{running.port}/audit-logs/{source}"
-    running.konnect.organisation.bind(endpoint, AUTHORIZATION, place=place)
-
-
-async def some(running: Running, maker: Maker, number: int = 20) -> None:
-    """Events happen and arrive."""
-    running.konnect.happen(maker.some(number, at=running.clock.now()))
-    await running.until(lambda: all(it.over.is_set() for it in running.konnect.sender.sendings), "sending")
-
-
-async def down(running: Running, maker: Maker, seconds: float, *, every: float) -> None:
-    """Nobody is there for a time in which things go on happening; Konnect gives up on the first batch."""
-    await running.kill()
-    running.konnect.happen(maker.some(10, at=running.clock.now()))
-    await running.until(lambda: all(it.over.is_set() for it in running.konnect.sender.sendings), "giving up")
-    left = seconds
-    while left > 0:
-        running.clock.jump(min(every, left))
-        running.konnect.record(maker.some(3, at=running.clock.now()))
-        left -= every
-    await running.start()
-
-
-async def all_is_well(running: Running) -> None:
-    """The promise of this file, for the organisation."""
-    await running.recovered()
-    arrived = running.arrived()
-    assert running.kept() <= arrived.keys()
-    assert {name: n for name, n in arrived.items() if n > 1} == {}
-
-
-@pytest.mark.parametrize("seconds", [MINUTE, HOUR])
-async def test_down_for_a_while(running: Running, maker: Maker, seconds: float) -> None:
-    """Killed and started again: down time is a gap, the webhook is switched on, a replay closes the gap."""
-    await some(running, maker)
-    await down(running, maker, seconds, every=seconds / 7)
-
-    await all_is_well(running)
-    gaps = await running.gaps()
-    assert {gap.cause for gap in gaps} == {"downtime", "inactive"}
-    assert all(gap.lost_until is None for gap in gaps)
-    assert len(running.log.named("webhook.switched_on")) == 1
-    assert await running.metric('relay_recovered_events_total{source="konnect"}') >= 21
-    assert await running.metric('relay_gaps_open{source="konnect"}') == 0
-
-
-async def test_down_for_eight_days(running: Running, maker: Maker) -> None:
-    """What Konnect has deleted is lost and stays visible; everything else comes."""
-    await some(running, maker)
-    began = running.clock.now()
-    await down(running, maker, 8 * DAY, every=6 * HOUR)
-    started = running.clock.now()
-
-    await all_is_well(running)
-    (gap,) = [gap for gap in await running.gaps() if gap.cause == "downtime"]
-    assert gap.start <= began
-    assert gap.lost_until is not None
-    assert started - 7 * DAY <= gap.lost_until <= running.clock.now() - 7 * DAY + 2 * MINUTE
-    assert running.log.named("recovery.lost")
-    assert await running.metric('relay_gaps_lost{source="konnect"}') >= 1
-
-
-async def test_a_short_restart_is_no_gap(running: Running, maker: Maker) -> None:
-    """Konnect tries for fifteen seconds; who is back before that has missed nothing."""
-    await some(running, maker)
-    await running.stop()
-    await running.clock.advance(5.0)
-    await running.start()
-    await running.through(60.0)
-
-    assert await running.gaps() == []
-    assert running.konnect.called("PUT", "/audit-log-replay-job") == []
-
-
-async def test_the_queue_is_full(tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem) -> None:
-    """429 until there is room again: what was refused comes by a replay, once it can be kept."""
-    maker = Maker()
-    konnect.sender.restamps = False
-    siem.then(503)
-    queue = {
-        "type": "sqlite",
-        "path": str(tmp_path / "relay.db"),
-        "min_free_disk": 0,
-        "max_bytes": "256KiB",
-        "when_full": "reject",
-    }
-    async with Running(tmp_path, clock, konnect, siem, queue=queue) as running:
-        bind(running)
-        while "429" not in [gap.cause for gap in await running.gaps()]:
-            konnect.happen(maker.some(100, at=clock.now()), batch=100)
-            await running.through(1.0)
-        await running.through(5 * MINUTE)
-        assert "429" in [gap.cause for gap in await running.queue.gaps()]
-        assert len(konnect.called("PUT", "/audit-log-replay-job")) < 8
-        siem.then(200)
-
-        await all_is_well(running)
-        assert all(gap.lost_until is None for gap in await running.gaps())
-
-
-async def test_konnect_gives_up_on_the_webhook(running: Running, maker: Maker) -> None:
-    """The network fails, not the relay: nothing was refused, Konnect's own word tells."""
-    await some(running, maker)
-    await running.through(MINUTE)
-    organisation = running.konnect.organisation
-    (destination,) = organisation.destinations.values()
-    good, destination.endpoint = destination.endpoint, "http://127.0.0.1:9/audit-logs/konnect"
-    await some(running, maker)  # it does not arrive
-    destination.endpoint = good
-    running.konnect.record(maker.some(5, at=running.clock.now()))
-
-    await running.until(lambda: bool(running.log.named("webhook.inactive")), "the relay noticing")
-    await all_is_well(running)
-    assert {gap.cause for gap in await running.gaps()} == {"inactive"}
-    assert len(running.log.named("webhook.switched_on")) == 1
-    await some(running, maker)
-    await all_is_well(running)
+async def send(running: Running, lines: list[bytes]) -> None:
+    """As Konnect would, or somebody who has its secret."""
+    url = f"http://127.0.0.1:{running.port}/audit-logs"
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": AUTHORIZATION}) as session,
+        session.post(url, data=b"\n".join(lines)) as answer,
+    ):
+        assert (await answer.json())["accepted"] == len(lines)
 
 
 async def test_somebody_switched_the_webhook_off(running: Running, maker: Maker) -> None:
@@ -175,6 +61,38 @@ async def test_somebody_switched_the_webhook_off(running: Running, maker: Maker)
     assert running.log.named("webhook.switched_on") == []
 
 
+@pytest.mark.parametrize("signed", [True, False])
+async def test_what_is_pulled_passes_the_quarantine(
+    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem, maker: Maker, signed: bool
+) -> None:
+    """However Konnect signs its own log, or does not: it told the relay these events itself.
+
+    Somebody who has the webhook's secret sends the same lines before: neither believed, nor in the way.
+    """
+    konnect.pull.signed = signed
+    signatures = {"mode": "quarantine", "jwks": str(JWKS_FILE)}
+    async with Running(tmp_path, clock, konnect, siem, signatures=signatures) as it:
+        bind(it)
+        await some(it, maker)
+        it.konnect.organisation.webhook(Place()).enabled = False
+        missed = maker.some(5, at=it.clock.now())
+        it.konnect.record(missed)
+        forged = [line_of(entry(event, signed=False)) for event in missed]
+        await send(it, forged)
+        await it.through(3 * MINUTE)
+        it.clock.jump(HOUR)
+        await it.until(lambda: bool(it.log.named("recovery.pulled")), "the pull")
+        it.konnect.organisation.webhook(Place()).enabled = True
+        await all_is_well(it)
+
+        letters = await it.queue.dead_letters(DeadLetterFilter())
+        assert [letter.event and letter.event.line for letter in letters] == forged
+        pulled = [line_of(entry(event, signed=signed)) for event in missed]
+        assert set(pulled) <= set(siem.lines())
+        result = "verified" if signed else "absent"
+        assert await it.metric(f'relay_signatures_total{{result="{result}"') >= 5
+
+
 async def test_the_token_may_not_switch_the_webhook_on(running: Running, maker: Maker) -> None:
     """That is said, and what is missing is pulled; nothing else waits for somebody to do it."""
     await some(running, maker)
@@ -189,14 +107,6 @@ async def test_the_token_may_not_switch_the_webhook_on(running: Running, maker: 
     assert len(running.log.named("webhook.not_switched_on")) <= 2  # once an hour
     running.konnect.organisation.webhook(Place()).enabled = True
     await all_is_well(running)
-
-
-async def failing_batch(running: Running, maker: Maker) -> None:
-    """Konnect gives up on a batch: for a while it cannot reach the relay."""
-    (destination,) = running.konnect.organisation.destinations.values()
-    good, destination.endpoint = destination.endpoint, "http://127.0.0.1:9/audit-logs/konnect"
-    await some(running, maker)
-    destination.endpoint = good
 
 
 async def test_somebody_switched_the_webhook_off_after_it_was_mended(running: Running, maker: Maker) -> None:
@@ -266,6 +176,7 @@ async def test_the_webhook_is_bound_to_another_receiver_during_a_replay(
     }
 
 
+@on_both
 async def test_a_replay_fails_half_way(running: Running, maker: Maker) -> None:
     """It is run again; what had come is not kept twice."""
     await some(running, maker)
@@ -276,6 +187,7 @@ async def test_a_replay_fails_half_way(running: Running, maker: Maker) -> None:
     assert len(running.log.named("recovery.replay_failed")) == 1
 
 
+@on_both
 async def test_replays_that_never_work_end_in_a_pull(running: Running, maker: Maker) -> None:
     """After three attempts the organisation's log is read; nothing that had come is taken twice."""
     await some(running, maker)
@@ -297,6 +209,7 @@ async def test_replay_is_not_allowed(running: Running, maker: Maker, status: int
     assert len(running.konnect.called("PUT", "/audit-log-replay-job")) <= 2  # one for each gap
 
 
+@on_both
 async def test_a_wrong_token(running: Running, maker: Maker) -> None:
     """The gap stays open and the status says why; with the right one it is closed."""
     await some(running, maker)
@@ -334,6 +247,7 @@ async def test_another_replay_job_runs(running: Running, maker: Maker) -> None:
     await all_is_well(running)
 
 
+@on_both
 async def test_a_replay_that_is_refused_in_part_is_run_again(running: Running, maker: Maker) -> None:
     """A job that Konnect calls completed is not believed when we refused something meanwhile."""
     await some(running, maker)
@@ -348,14 +262,63 @@ async def test_a_replay_that_is_refused_in_part_is_run_again(running: Running, m
     }
 
 
-async def test_a_replay_that_is_signed_anew_loses_nothing(running: Running, maker: Maker) -> None:
-    """Should Konnect do that, which nobody knows, the ids differ: what had come before comes once more."""
-    running.konnect.sender.restamps = True
-    await some(running, maker)
-    await down(running, maker, MINUTE, every=MINUTE)
+@pytest.mark.parametrize("mode", ["off", "tag", "quarantine"])
+@pytest.mark.parametrize("log_format", ["cef", "json", "cps"])
+async def test_a_replay_that_is_signed_anew_brings_nothing_twice(
+    tmp_path: Path,
+    clock: FakeClock,
+    konnect: FakeKonnect,
+    siem: Siem,
+    maker: Maker,
+    mode: str,
+    log_format: LogFormat,
+) -> None:
+    """Should Konnect stamp and sign anew, which nobody knows: whether signatures are checked or not."""
+    signatures = {"mode": mode} if mode == "off" else {"mode": mode, "jwks": jwks()}
+    async with Running(tmp_path, clock, konnect, siem, signatures=signatures) as running:
+        bind(running)
+        (destination,) = konnect.organisation.destinations.values()
+        destination.log_format = log_format
+        await some(running, maker)
+        await down(running, maker, MINUTE, every=MINUTE)
 
-    await running.recovered()
-    assert running.kept() <= running.arrived().keys()
+        await all_is_well(running)
+        assert any(sending.replay for sending in konnect.sender.sendings)
+        assert running.queue.duplicates()["konnect"] >= 20
+
+
+async def test_a_forgery_hides_nothing_from_a_replay(
+    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem, maker: Maker
+) -> None:
+    """Somebody who may send has sent what Konnect could not, under signatures of his own."""
+    signatures = {"mode": "quarantine", "jwks": jwks()}
+    async with Running(tmp_path, clock, konnect, siem, signatures=signatures) as running:
+        bind(running)
+        await some(running, maker)
+        missed = maker.some(10, at=clock.now())
+        await send(running, [forged(line(event, "cef", stamp=clock.now())) for event in missed])
+        konnect.record(missed)
+        await down(running, maker, MINUTE, every=MINUTE)
+
+        await all_is_well(running)
+        assert running.queue.books("siem1").dead_by_reason == {Reason.SIGNATURE: 10}
+
+
+async def test_a_job_is_called_completed_though_batches_were_lost(running: Running, maker: Maker) -> None:
+    """The network failed while it ran. Nothing was refused here; that the webhook is inactive tells."""
+    await some(running, maker)
+    running.konnect.replays.admits = False
+    await down(running, maker, HOUR, every=MINUTE)
+    await running.until(lambda: bool(running.log.named("recovery.replaying")), "the replay")
+    job = running.konnect.organisation.job(Place())
+    with unreachable(running):
+        await running.until(lambda: not job.running, "the end of the job")
+
+    assert job.status == "completed"
+    await all_is_well(running)
+    assert "Konnect gave up on a batch while it ran" in {
+        entry["detail"] for entry in running.log.named("recovery.replay_failed")
+    }
 
 
 async def test_a_status_that_is_not_for_us_is_told_once(running: Running, maker: Maker) -> None:
@@ -392,5 +355,5 @@ async def test_portals_are_recovered_as_well(
         await running.start()
 
         await all_is_well(running)
-        assert running.kept(place) <= running.arrived().keys()
+        assert running.kept(place) <= running.arrived()[0].keys()
         assert {gap.source for gap in await running.gaps()} == {"konnect", "portal"}

@@ -29,6 +29,7 @@ class PullApi:
     def __init__(self, truth: Truth) -> None:
         self.cursor_form: CursorForm = "path"
         self.available = True  # a flag on Konnect's side that is not on for everyone
+        self.signed = True  # whether entries have a signature
         self._truth = truth
 
     async def get(self, call: Call) -> web.Response:
@@ -50,7 +51,7 @@ class PullApi:
         at_meta = self.cursor_form == "at_meta"
         inner = {"next": None if at_meta else following, "previous": None, "size": len(page)}
         meta = {"page": inner, "next": following} if at_meta else {"page": inner}
-        return shown({"data": [entry(kept.event) for kept in page], "meta": meta})
+        return shown({"data": [entry(kept.event, signed=self.signed) for kept in page], "meta": meta})
 
     def _following(self, last: Kept, call: Call) -> str:
         cursor = base64.urlsafe_b64encode(json.dumps([last.at, last.number]).encode()).rstrip(b"=").decode()

@@ -28,13 +28,18 @@ class Truth:
         self._now = now
         self._kept: list[Kept] = []
         self._made = 0
-        self.deleted = 0  # events that were too old
+        self.deleted: list[Kept] = []  # what was too old
 
     def add(self, region: str, events: Iterable[AuditEvent]) -> None:
         for event in events:
             self._made += 1
             self._kept.append(Kept(event.at, self._made, region, event))
         self._kept.sort(key=lambda kept: (kept.at, kept.number))
+
+    def ever(self) -> list[Kept]:
+        """What it knows of every place, and what it has deleted."""
+        self._delete()
+        return [*self.deleted, *self._kept]
 
     def held(
         self,
@@ -58,5 +63,5 @@ class Truth:
     def _delete(self) -> None:
         oldest = (self._now() - RETENTION) * 1000
         gone = bisect_left(self._kept, oldest, key=lambda kept: kept.at)
-        self.deleted += gone
+        self.deleted += self._kept[:gone]
         del self._kept[:gone]

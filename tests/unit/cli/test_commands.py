@@ -57,6 +57,26 @@ def test_the_version_is_printed_by_the_module_as_by_the_script() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"konnect-relay {__version__}\n", "")
 
 
+@pytest.mark.parametrize(
+    "arguments", [("gaps", "list"), ("konnect", "recover", "--region", "us", "--from", "-1h", "--by", "pull")]
+)
+def test_without_any_configuration_it_is_said_how_to_reach_the_relay(
+    arguments: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An operator's own machine has none, and that is no mistake in one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RELAY_CONFIG", raising=False)
+    monkeypatch.setenv("KONNECT_TOKEN", "kpat_x")
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+
+    assert exit_.value.code == 2
+    assert "--admin-url" in capsys.readouterr().err
+
+
 def test_an_invalid_configuration_exits_with_2(command: Command, config: Path) -> None:
     """Every problem on a line of its own, with its path."""
     config.write_text(config.read_text().replace("port: 1", "port: x, prot: 2") + "colour: red\n")

@@ -15,9 +15,12 @@ import pytest
 from relay.cli.main import main
 from relay.config.secret import SecretUrl
 from relay.konnect.jwks import Keyring
+from relay.konnect.pulled import line_of
 from relay.signing.cache import Cached, KeyCache
 from tests.fakes.chunks import DATA, sample
 from tests.fakes.events import cef
+from tests.fakes.konnect import Maker
+from tests.fakes.konnect.writing import entry
 from tests.fakes.process import free_port
 from tests.fakes.signing import JWKS_FILE, TEST, another, jwks
 
@@ -75,6 +78,20 @@ def test_wrong_usage(run: Run, arguments: tuple[object, ...], complaint: str) ->
     assert status == 2
     assert out == ""
     assert complaint in err
+
+
+def test_lines_that_were_pulled(run: Run, tmp_path: Path) -> None:
+    """One whose entry a key signed is told from the others, of which nothing can be said."""
+    events = Maker().some(3, at=1_750_000_000.0)
+    lines = [*map(line_of, map(entry, events)), line_of(entry(events[0], signed=False))]
+    file = written(tmp_path / "audit.log", *lines, TEST.cef(cef(1)))
+
+    status, out, _ = run(file, *KEYS, "--json")
+    found = json.loads(out)
+    assert status == 1
+    assert (found["results"]["verified"], found["results"]["absent"]) == (4, 1)
+    assert {"format": "pulled", "rule": "S1", "events": 3} in found["rules"]
+    assert [(each["line"], each["result"]) for each in found["failing"]] == [(4, "absent")]
 
 
 def test_keys_that_cannot_be_had(run: Run) -> None:

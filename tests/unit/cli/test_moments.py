@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from relay.admin.times import parse_rfc3339, rfc3339
-from relay.cli.moments import moment
+from relay.cli.moments import duration, moment
 from relay.cli.output import size, span
 
 NOW = 1_787_390_000.0
@@ -36,6 +36,30 @@ def test_anything_else_is_wrong_usage(text: str) -> None:
     """The message says what can be written instead."""
     with pytest.raises(typer.BadParameter, match="2026-08-22T09:30:00Z"):
         moment(text, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("3s", 3.0),
+        ("5m", 300.0),
+        ("1.5h", 5400.0),
+        ("7d", 604800.0),
+        ("500ms", 0.5),
+        ("90", 90.0),
+        ("0", 0.0),
+    ],
+)
+def test_a_length_of_time_is_written_as_in_the_configuration(text: str, seconds: float) -> None:
+    """And a plain number is one of seconds."""
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-3s", "3 weeks", "1h30m", "nan", "inf", "1e3"])
+def test_what_is_no_length_of_time_is_wrong_usage(text: str) -> None:
+    """The message says what can be written instead."""
+    with pytest.raises(typer.BadParameter, match="5m"):
+        duration(text)
 
 
 def test_a_written_time_reads_back_to_the_millisecond() -> None:

@@ -395,6 +395,26 @@ def test_equal_ports_are_fine_on_different_addresses(file: ConfigFile) -> None:
     assert file.load(minimal() | chosen).warnings == ()
 
 
+@pytest.mark.parametrize(("deduplicate", "word"), [("off", "off"), ("1h", "less than 7d"), ("7d", None)])
+def test_recovery_that_brings_events_twice_is_told(
+    file: ConfigFile, deduplicate: str, word: str | None
+) -> None:
+    """Where there is a token, for the sources that it recovers, and nowhere else."""
+    sources = [
+        {"name": name, "authorization": "Bearer x", "deduplicate": wanted}
+        for name, wanted in [("other", "off"), ("us", deduplicate)]
+    ]
+    konnect = {"region": "us", "source": "us"}
+    document = minimal() | {"sources": sources}
+
+    assert file.load(document | {"recovery": {"konnect": konnect}}).warnings == ()
+    told = file.load(document | {"recovery": {"konnect": konnect | {"token": "kpat_x"}}}).warnings
+    warning = "sources[1].deduplicate: recovery has up to seven days sent once more; with {}, "
+    assert told == (
+        () if word is None else (warning.format(word) + "events that had come are delivered again",)
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "value", "warning"),
     [

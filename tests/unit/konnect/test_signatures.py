@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from relay.konnect.jwks import parse_jwks
-from relay.konnect.lines import format_of
-from relay.konnect.signatures import RULES, Rule, SignatureResult, Verdict, verify
-from relay.model import Format
+from relay.konnect.pulled import line_of
+from relay.konnect.signatures import SignatureResult, Verdict, verify
+from relay.konnect.signed_bytes import RULES, Rule, Signed, signed_as
 from relay.observe import catalog
 from tests.fakes.chunks import sample
-from tests.fakes.signing import JWKS_FILE, TEST, another
+from tests.fakes.signing import JWKS_FILE, TEST, Signer, another
 
 KEYS = parse_jwks(JWKS_FILE.read_bytes())
 KID = KEYS[0].kid
@@ -212,7 +212,23 @@ _CEF, _JSON = UNSIGNED["cef"], UNSIGNED["json"]
 _SPACED = json.dumps(
     dict(reversed(json.loads(_JSON).items())) | {"user_agent": "<é&>"}, ensure_ascii=False
 ).encode()
-_GO = _sorted(_SPACED).replace(b"<", rb"\u003c").replace(b">", rb"\u003e").replace(b"&", rb"\u0026")
+
+
+def _escaped(text: bytes) -> bytes:
+    return text.replace(b"<", rb"\u003c").replace(b">", rb"\u003e").replace(b"&", rb"\u0026")
+
+
+_GO = _escaped(_sorted(_SPACED))
+_ENTRY = (
+    b'{"type":"gateway_access","ts":"2025-06-18T21:01:43.9604Z","client_ip":"127.0.0.6","method":"POST",'
+    b'"uri":"/v2/x?a=<1>&b=2","status_code":403,"trace_id":"18446744073709551615","user_agent":"\xc3\xa9"}'
+)
+
+
+def _pulled(covered: bytes, *, name: str = "signature", by: Signer = TEST) -> bytes:
+    """The line of an entry whose signature covers these bytes."""
+    return line_of(json.loads(_ENTRY) | {name: by.text(covered).decode()})
+
 
 _MADE: dict[Rule, Callable[[], bytes]] = {
     Rule.C1: lambda: _CEF + b" sig=" + TEST.text(_CEF),
@@ -227,6 +243,10 @@ _MADE: dict[Rule, Callable[[], bytes]] = {
     Rule.J5: lambda: _SPACED[:-1] + b', "sig": "' + TEST.text(_GO) + b'"}',
     Rule.P1: lambda: b'{"event":' + TEST.json(_JSON) + b"}",
     Rule.P2: lambda: TEST.json(b'{"event":' + _JSON + b"}"),
+    Rule.S1: lambda: _pulled(_ENTRY),
+    Rule.S2: lambda: _pulled(_sorted(_ENTRY)),
+    Rule.S4: lambda: _pulled(_escaped(_ENTRY)),
+    Rule.S5: lambda: _pulled(_escaped(_sorted(_ENTRY))),
 }
 
 
@@ -239,13 +259,50 @@ def test_every_rule(rule: Rule, first: Rule | None) -> None:
     assert (verdict.result, verdict.kid) == (SignatureResult.VERIFIED, "test")
     # These say the same as text removed and as written anew.
     assert verdict.rule is rule or (rule in (Rule.J1, Rule.J2) and verdict.rule in (Rule.J4, Rule.J5))
-    assert verdict.rule in RULES[format_of(line)]
+    assert verdict.rule in RULES[signed_as(line)]
 
 
 def test_rules_belong_to_one_format() -> None:
     """Together they are all; a line of no format has none."""
     assert sorted(rule for rules in RULES.values() for rule in rules) == sorted(Rule)
-    assert RULES[Format.UNKNOWN] == ()
+    assert RULES[Signed.UNKNOWN] == ()
+
+
+# Pulled events
+
+
+@pytest.mark.parametrize("name", ["signature", "sig"])
+def test_the_signature_of_an_entry_has_two_names(name: str) -> None:
+    """Konnect's specification has one, its reference the other."""
+    assert verify(_pulled(_ENTRY, name=name), KEYS) == Verdict(SignatureResult.VERIFIED, Rule.S1, KID)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        _pulled(_ENTRY + b"x"),
+        _pulled(_ENTRY, by=another(1)),
+        line_of(json.loads(_ENTRY)),
+        line_of(json.loads(_ENTRY) | {"signature": "MEUCIQDx"}),
+        line_of(json.loads(_ENTRY) | {"signature": None}),
+        _pulled(_ENTRY).replace(b'"status":403', b'"status":200'),
+        _pulled(_ENTRY).replace(b'"severity":6', b'"severity":1'),
+        _pulled(_ENTRY)[:-1] + b',"more":1}',
+        _pulled(_ENTRY)[:-1],
+        b'{"relay_pulled":true,',
+        b'{"relay_pulled":true,"ts":"","a":' + b"[" * 900 + b"]" * 900 + b"}",
+        TEST.json(b'{"relay_pulled":true,"event_product":"Konnect"}'),
+    ],
+)
+def test_a_pulled_line_that_does_not_verify(line: bytes) -> None:
+    """Says nothing about it: which bytes are signed is not known. And no line that was changed verifies."""
+    assert result(line) is ABSENT
+
+
+def test_a_pulled_line_without_keys() -> None:
+    """There is something that keys could tell."""
+    assert verify(_pulled(_ENTRY), ()).result is NO_KEY
+    assert verify(line_of(json.loads(_ENTRY)), ()).result is ABSENT
 
 
 def test_integers_of_64_bits_are_kept() -> None:

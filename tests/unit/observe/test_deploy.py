@@ -49,6 +49,34 @@ def test_alerts_and_dashboard_use_metrics_that_exist(path: Path) -> None:
     assert used - NAMES == set()
 
 
+def test_the_dashboard_shows_every_metric() -> None:
+    """One that nobody sees is found out about when it is too late; two tell nothing over time."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    queries = " ".join([target["expr"] for panel in panels for target in panel.get("targets", [])])
+    shown = set(re.findall(r"\brelay_[a-z_]+\b", queries))
+    missing = {
+        family.name
+        for family in catalog.ALL
+        if not {family.name, f"{family.name}_bucket", f"{family.name}_sum"} & shown
+    }
+
+    assert missing == {"relay_build_info", "relay_delivered_bytes_total"}
+
+
+def test_the_panels_do_not_overlap() -> None:
+    """Grafana would push them apart, each time in another way."""
+    cells = [
+        (x, y)
+        for panel in json.loads(DASHBOARD.read_text())["panels"]
+        for place in [panel["gridPos"]]
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
 def test_the_dashboard_has_a_title_for_every_panel() -> None:
     """And each panel asks for something."""
     panels = json.loads(DASHBOARD.read_text())["panels"]

@@ -208,6 +208,49 @@ async def test_a_queue_of_a_newer_relay_is_left_alone(open_queue: Opener, path: 
         await open_queue()
 
 
+async def test_a_queue_of_version_2_is_brought_up_to_date(open_queue: Opener, path: Path) -> None:
+    """Its batches were sent by somebody, and are as intact as they were; the tools leave the file alone."""
+    queue = await open_queue()
+    await queue.append([batch(lines(3))])
+    await queue.close()
+    edit(path, "ALTER TABLE batches DROP COLUMN pulled")
+    edit(path, "PRAGMA user_version=2")
+
+    with pytest.raises(QueueError, match="schema version 2: start the relay once"):
+        tools.verify(path)
+    queue = await open_queue()
+    await queue.append([batch([cef(9)], pulled=True)])
+    assert [stored.pulled async for stored in queue.received(0, NOW + 1)] == [False, True]
+    await queue.close()
+    found = tools.verify(path)
+    assert (found.ok, found.events) == (True, 4)
+
+
+@pytest.mark.parametrize("pulled", [False, True])
+async def test_a_flipped_origin_is_noticed(open_queue: Opener, path: Path, pulled: bool) -> None:
+    """Else a broken bit would let forged events through."""
+    queue = await open_queue()
+    await queue.append([batch(lines(3), pulled=pulled)])
+    await queue.close()
+    edit(path, "UPDATE batches SET pulled = 1 - pulled")
+
+    found = tools.verify(path)
+    assert (found.ok, found.corrupt_batches) == (False, [1])
+
+
+async def test_a_process_of_before_goes_on_beside_a_newer_one(open_queue: Opener, path: Path) -> None:
+    """An intake that was started with version 2 stores rows without the column: they were sent."""
+    queue = await open_queue()
+    await queue.append([batch(lines(3))])
+    columns = "received_at, source, count, formats, checksum, ordinals, payload"
+    await queue.close()
+    edit(path, "CREATE TABLE old AS SELECT * FROM batches")
+    edit(path, "DELETE FROM batches")
+    edit(path, f"INSERT INTO batches (sequence, {columns}) SELECT sequence, {columns} FROM old")
+
+    assert tools.verify(path).ok
+
+
 async def test_two_processes_share_one_file(open_queue: Opener) -> None:
     """One process accepts, another delivers: it sees what was appended and books it."""
     intake = await open_queue("ingest")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relay.konnect.lines import event_ids
 from relay.model import Batch
-from relay.queue.dedup.fingerprint import fingerprint
+from relay.queue.dedup.fingerprint import event_hashes, fingerprint
 from relay.queue.jetstream import index
 from relay.queue.jetstream.message import HASHES
 from relay.queue.jetstream.pieces import Piece, cut
@@ -74,7 +74,7 @@ def found(stored: list[Piece], request: Batch) -> set[str]:
     """What a search by places and hashes comes to, opening what both let through."""
     wanted = cut([request], ROOM, indexed=True)
     places = set().union(*[index.places_of(piece.print, singly=wanted.singly) for piece in wanted.pieces])
-    hashes = set().union(*[index.event_hashes(piece.print) for piece in wanted.pieces])
+    hashes = set().union(*[piece.print.each_hash() for piece in wanted.pieces])
     ids = set(event_ids(request.lines))
     return {
         name
@@ -117,10 +117,11 @@ def test_many_events_without_a_time_do_not_hide_the_others() -> None:
 
 
 def test_hashes_are_the_same_everywhere() -> None:
-    """CRC-32 of the line's end, which every process computes alike, unlike Python's own hashes."""
+    """CRC-32 from the time to where a signature begins, which every process computes alike."""
     long = cef(1) + b" padding=" + b"x" * 200
 
-    assert index.event_hashes(fingerprint(batch([long]))) == [zlib.crc32(long[-192:])]
+    assert list(event_hashes([long])) == [zlib.crc32(long[long.index(b"rt=") + 3 : -97])]
+    assert list(index.former_hashes(fingerprint(batch([long])))) == [zlib.crc32(long[-192:])]
 
 
 @pytest.mark.parametrize("tail", [b"", b" padding=" + b"x" * 200], ids=["short", "long"])
@@ -130,7 +131,7 @@ def test_a_new_header_time_changes_no_hash(tail: bytes) -> None:
     short = line[:40] + line[line.index(b"CEF:") : line.index(b"CEF:") + 80] + tail
 
     for each in (line, short):
-        before, after = (index.event_hashes(fingerprint(batch([x]))) for x in (each, restamped(each)))
+        before, after = (list(event_hashes([x])) for x in (each, restamped(each)))
         assert before == after
 
 

@@ -12,7 +12,9 @@ FLOOR = 1_000
 
 def a_print(oldest: int, newest: int, *hashes: int) -> Fingerprint:
     lines = [b"x"] * len(hashes)
-    return Fingerprint(lines, b"", 1 << 40, oldest, newest, timed=True, long=True, made=set(hashes))
+    return Fingerprint(
+        lines, b"", 1 << 40, oldest, newest, timed=True, plain=True, middles=None, made=set(hashes)
+    )
 
 
 def unpack(packed: bytes) -> tuple[int, ...]:

@@ -22,7 +22,9 @@ from relay.recovery.errors import (
     KonnectUnauthorised,
     KonnectUnavailable,
 )
-from relay.recovery.findings import Facts, Finding, Level, RelayView, findings
+from relay.recovery.finding import Finding, Level
+from relay.recovery.findings import Facts, RelayView, findings
+from relay.recovery.gap_finding import OpenGap
 from relay.recovery.probe import Answered, Certificate
 
 NOW = 1_795_000_000.0
@@ -39,7 +41,7 @@ HEALTHY = Facts(
     skew=0.5,
     certificate=Certificate(None, NOW + 60 * DAY),
     answered=Answered(200, ""),
-    relay=RelayView("konnect-us", NOW - 60, 0, None),
+    relay=RelayView("konnect-us", NOW - 60, (), 0),
 )
 
 
@@ -176,7 +178,7 @@ def test_a_refused_last_batch_is_a_problem(code: int | None) -> None:
 )
 def test_the_last_batch_came_here(status: WebhookStatus, seen: float | None, level: Level) -> None:
     """What Konnect says and what the relay says are compared."""
-    finding = found("last batch", status=status, relay=RelayView("konnect-us", seen, 0, None))
+    finding = found("last batch", status=status, relay=RelayView("konnect-us", seen, (), 0))
 
     assert finding.level is level
 
@@ -190,23 +192,69 @@ def test_a_wrong_clock_is_told(skew: float, level: Level) -> None:
     assert found("clock", skew=skew).level is level
 
 
+def gap(ago: float, **changes: object) -> OpenGap:
+    """An hour long, which the relay is to fetch."""
+    opened = OpenGap(7, NOW - ago, NOW - ago + 3600, by_relay=True, doing="waiting", at_work=False)
+    return replace(opened, **changes)  # type: ignore[arg-type]  # named in each test
+
+
+def seen(*gaps: OpenGap, lost: int = 0, **changes: object) -> Finding:
+    return found("gaps", relay=RelayView("konnect-us", NOW - 60, gaps, lost), **changes)
+
+
+AT_WORK = {"doing": "replaying the hour", "at_work": True}
+STUCK = {"doing": "somebody switched off the webhook"}
+
+
 @pytest.mark.parametrize(
-    ("ago", "level", "words"),
+    ("opened", "level", "words", "step"),
     [
-        (DAY, Level.WARNING, "144 h"),
-        (6.5 * DAY, Level.PROBLEM, "12 h"),
-        (8 * DAY, Level.PROBLEM, "has deleted"),
-        (None, Level.WARNING, "never came."),
+        (gap(DAY, **AT_WORK), Level.WARNING, "144 h. The relay is at it: replaying the hour", "look again"),
+        (gap(6.5 * DAY, **AT_WORK), Level.WARNING, "12 h. The relay is at it", "look again"),
+        (gap(DAY, **STUCK), Level.WARNING, "says: somebody switched off", "mend it or fetch it now"),
+        (gap(6.5 * DAY, **STUCK), Level.PROBLEM, "says: somebody switched off", "mend it or fetch it now"),
+        (gap(7 * DAY - 1800, **STUCK), Level.PROBLEM, "30 min", "konnect recover --from"),
+        (gap(7 * DAY + 1800, **STUCK), Level.PROBLEM, "deleted its beginning", "konnect recover --from"),
+        (gap(8 * DAY, **STUCK), Level.PROBLEM, "deleted all of it", "nothing brings it back"),
+        (gap(DAY, doing=None), Level.WARNING, "Nobody is at it", "is one running?"),
+        (gap(6.5 * DAY, doing=None), Level.PROBLEM, "Nobody is at it", "is one running?"),
+        (gap(DAY, by_relay=False), Level.WARNING, "does not fetch it", "then konnect-relay gaps close 7"),
+        (gap(6.5 * DAY, by_relay=False), Level.PROBLEM, "does not fetch it", "gaps close 7"),
     ],
 )
-def test_open_gaps_by_the_time_that_is_left(ago: float | None, level: Level, words: str) -> None:
-    """Konnect deletes after seven days."""
-    oldest = None if ago is None else NOW - ago
-
-    finding = found("gaps", relay=RelayView("konnect-us", NOW - 60, 3, oldest))
+def test_an_open_gap_by_who_fetches_it_and_the_time_left(
+    opened: OpenGap, level: Level, words: str, step: str
+) -> None:
+    """Konnect deletes after seven days: the last one is a problem unless the relay is at it."""
+    finding = seen(opened)
 
     assert finding.level is level
     assert words in finding.text
+    assert step in str(finding.next)
+
+
+def test_the_oldest_gap_counts() -> None:
+    """Its events are deleted first; the next step names its times, with a margin, and the portal."""
+    finding = seen(gap(DAY), gap(2 * DAY, by_relay=False), gap(3600), scope=Scope("p1"))
+
+    assert "3 open gaps; the oldest is from 2026-11-16T11:06:40" in finding.text
+    assert finding.next == (
+        "konnect-relay konnect recover --from 2026-11-16T11:04:40.000Z --to 2026-11-16T12:08:40.000Z"
+        " --portal p1, then konnect-relay gaps close 7"
+    )
+
+
+def test_a_gap_that_is_not_written_down_yet_has_no_number() -> None:
+    """There is nothing to close by."""
+    assert "gaps close" not in str(seen(gap(DAY, id=0, by_relay=False)).next)
+
+
+def test_lost_gaps_are_mentioned() -> None:
+    """Nothing can be done about them, so they are no problem of today."""
+    finding = seen(lost=2)
+
+    assert finding.level is Level.OK
+    assert "2 earlier gaps are lost" in finding.text
 
 
 def test_a_relay_that_cannot_be_asked_is_a_warning() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from relay.konnect.peek import EventType
+from relay.konnect.pulled import line_of
 from relay.recovery import keys
 from relay.recovery.keys import Key
-from relay.recovery.pulled import line_of
 from tests.fakes.events import DATA
 from tests.fakes.konnect import PORTAL, Maker
 from tests.fakes.konnect.events import AuditEvent

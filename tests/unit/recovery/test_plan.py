@@ -8,34 +8,14 @@ from typing import Any
 import pytest
 
 from relay.model import Gap
+from relay.observe.ledger import KONNECT_RETENTION
+from relay.recovery.actions import Action, Close, Judge, Look, Mend, Poll, Pull, Replay, Wait
 from relay.recovery.answers import ORGANISATION, ReplayState, Scope, WebhookState, WebhookStatus
-from relay.recovery.plan import (
-    INACTIVE,
-    RETENTION,
-    Action,
-    Close,
-    Hook,
-    Job,
-    Judge,
-    Look,
-    Mend,
-    Poll,
-    Pull,
-    Replay,
-    Rules,
-    State,
-    Target,
-    Wait,
-    Window,
-    Work,
-    busy,
-    decide,
-    failed,
-    fetched,
-    forbidden,
-    postponed,
-    window_of,
-)
+from relay.recovery.hook import INACTIVE, Hook
+from relay.recovery.outcome import busy, failed, failed_job, fetched, forbidden, postponed
+from relay.recovery.patience import Call, Kind, Patience, Rest
+from relay.recovery.plan import decide, window_of
+from relay.recovery.state import Job, Rules, State, Target, Window, Work
 
 NOW = 1_795_000_000.0
 RULES = Rules()
@@ -68,10 +48,77 @@ def work(**changes: Any) -> dict[tuple[int, Scope], Work]:
     return {(1, ORGANISATION): replace(Work(), **changes)}
 
 
+def resting(kind: Kind, failures: int = 1, *, until: float = NOW + 10, target: Target = ORG) -> Patience:
+    return Patience(rests={Call(kind, target.scope): Rest(failures, until, "it failed")})
+
+
+LOST = "what became of the replay job cannot be seen: it failed"
+TOO_LARGE = "this relay refused a batch of it as too large (413): raise server.max_body"
+MANY = RULES.calls
+PULLED = Window(NOW - 1800, WINDOW.end - 60)
+
 TABLE: dict[str, tuple[State, Action]] = {
-    "asked to be left alone": (state(not_before=NOW + 30), Wait(NOW + 30)),
+    "asked to be left alone": (state(patience=Patience(Rest(1, NOW + 30))), Wait(NOW + 30)),
     "nobody has looked yet": (state(hooks={}), Poll(ORG)),
     "not for a minute": (state(hooks={ORGANISATION: Hook(NOW - 60, WELL)}), Poll(ORG)),
+    "a status that cannot be had, and was": (
+        state(hooks={ORGANISATION: Hook(NOW - 90, WELL)}, patience=resting(Kind.STATUS)),
+        Replay(GAP, ORG, WINDOW),
+    ),
+    "a status that cannot be had": (state(hooks={}, patience=resting(Kind.STATUS)), Wait(NOW + 10)),
+    "a status that cannot be had for long": (
+        state(hooks={}, patience=resting(Kind.STATUS, MANY)),
+        Pull(GAP, ORG, WINDOW),
+    ),
+    "a status from before a restart": (
+        state(hooks={ORGANISATION: Hook(NOW - 5, WELL, outdated=True)}),
+        Poll(ORG),
+    ),
+    "a replay could not be begun": (state(patience=resting(Kind.REPLAY)), Wait(NOW + 10)),
+    "replays cannot be begun": (state(patience=resting(Kind.REPLAY, MANY)), Pull(GAP, ORG, WINDOW)),
+    "replays could not be begun": (
+        state(patience=resting(Kind.REPLAY, MANY, until=NOW)),
+        Replay(GAP, ORG, WINDOW),
+    ),
+    "neither can be begun": (
+        state(
+            patience=Patience(
+                rests={
+                    Call(Kind.REPLAY, ORGANISATION): Rest(MANY, NOW + 20),
+                    Call(Kind.PULL, ORGANISATION): Rest(MANY, NOW + 10),
+                }
+            )
+        ),
+        Wait(NOW + 10),
+    ),
+    "a pull that has begun": (
+        state(work=work(pulled=PULLED)),
+        Pull(GAP, ORG, Window(WINDOW.start, PULLED.end), PULLED),
+    ),
+    "a pull that has begun, and the gap grew": (
+        state(work=work(pulled=Window(NOW - 1800, GAP.end - 1))),
+        Pull(GAP, ORG, WINDOW),
+    ),
+    "a pull that has begun and failed": (
+        state(work=work(pulled=PULLED), patience=resting(Kind.PULL)),
+        Wait(NOW + 10),
+    ),
+    "a pull that fails and fails": (
+        state(work=work(pulled=PULLED, pull=True), patience=resting(Kind.PULL, MANY)),
+        Replay(GAP, ORG, WINDOW),
+    ),
+    "it cannot be switched on": (
+        state(hooks=hooks(FAILED), patience=resting(Kind.MEND)),
+        Wait(NOW + 55),
+    ),
+    "it cannot be switched on for long": (
+        state(hooks=hooks(FAILED), patience=resting(Kind.MEND, MANY)),
+        Pull(GAP, ORG, WINDOW),
+    ),
+    "what fails for a portal is the portal's": (
+        state(targets=(PORTAL, ORG), patience=resting(Kind.STATUS, target=PORTAL)),
+        Replay(GAP, ORG, WINDOW),
+    ),
     "nothing to do": (state(gaps=()), Wait(NOW + 55)),
     "a gap": (state(), Replay(GAP, ORG, WINDOW)),
     "a gap of a source we cannot ask for": (state(gaps=(replace(GAP, source="eu"),)), Wait(NOW + 55)),
@@ -165,6 +212,43 @@ TABLE: dict[str, tuple[State, Action]] = {
     ),
     "our job runs": (state(job=replace(JOB, asked_at=NOW - 2)), Wait(NOW + 3)),
     "our job was not looked at": (state(job=JOB), Look(JOB)),
+    "our job cannot be looked at": (state(job=JOB, patience=resting(Kind.JOB)), Wait(NOW + 10)),
+    "our job cannot be looked at for long": (
+        state(job=JOB, patience=resting(Kind.JOB, MANY)),
+        Judge(JOB, LOST),
+    ),
+    "completed, the webhook cannot be looked at": (
+        state(
+            job=OVER,
+            hooks={ORGANISATION: Hook(NOW - 20, WELL)},
+            patience=resting(Kind.STATUS, MANY),
+        ),
+        Judge(OVER, LOST),
+    ),
+    "completed, where it led cannot be seen": (
+        state(job=OVER, patience=resting(Kind.BINDING, MANY)),
+        Judge(OVER, LOST),
+    ),
+    "failed, for it was too large for us": (
+        state(
+            job=replace(OVER, state=ReplayState.FAILED),
+            gaps=(GAP, Gap(2, "us", NOW - 90, NOW - 80, "413", 1), Gap(3, "us", NOW - 90, NOW, "429", 1)),
+        ),
+        Judge(replace(OVER, state=ReplayState.FAILED), TOO_LARGE, lasting=True),
+    ),
+    "completed, but a proxy would not have it": (
+        state(
+            job=OVER,
+            hooks=hooks(
+                replace(FAILED, last_attempt_at=NOW - 60, last_response_code=413), mended_at=NOW - 90
+            ),
+        ),
+        Judge(
+            OVER,
+            "Konnect gave up on a batch that was answered 413; is it a proxy's limit?",
+            lasting=True,
+        ),
+    ),
     "our job does not end": (
         state(job=replace(JOB, began_at=NOW - 21_600, state=ReplayState.UNKNOWN)),
         Judge(
@@ -211,7 +295,7 @@ TABLE: dict[str, tuple[State, Action]] = {
     ),
     "fetched, the beginning was gone": (
         state(work=work(covered=Window(GAP.start + 60, NOW)), gaps=(replace(GAP, start=NOW - 8 * 86400),)),
-        Replay(replace(GAP, start=NOW - 8 * 86400), ORG, Window(NOW - RETENTION + 60, GAP.end + 120)),
+        Replay(replace(GAP, start=NOW - 8 * 86400), ORG, Window(NOW - KONNECT_RETENTION + 60, GAP.end + 120)),
     ),
     "all of it is gone": (
         state(gaps=(replace(GAP, start=NOW - 9 * 86400, end=NOW - 8 * 86400),)),
@@ -235,6 +319,26 @@ def test_the_oldest_gap_comes_first_and_one_that_waits_holds_up_none() -> None:
 
     waiting = state(gaps=(GAP, far), work={(2, ORGANISATION): Work(retry_at=NOW + 10)})
     assert decide(waiting, NOW, RULES) == Replay(GAP, ORG, WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("ended", "noticed", "expected"),
+    [
+        (40.0, 15.0, Wait(NOW + 5)),
+        (100.0, 15.0, Wait(NOW + 5)),
+        (121.0, 15.0, None),  # beyond the margin nobody waits for another
+        (100.0, 21.0, None),  # both are over
+    ],
+)
+def test_a_gap_that_was_noticed_a_moment_later_is_waited_for(
+    ended: float, noticed: float, expected: Wait | None
+) -> None:
+    """Down time, and that Konnect gave up meanwhile: one job for the two."""
+    gap = replace(GAP, end=NOW - ended)
+    late = Gap(2, "us", NOW - ended - 10, NOW - noticed, INACTIVE, 0)
+    action = decide(state(gaps=(gap, late)), NOW, RULES)
+
+    assert action == expected if expected is not None else isinstance(action, Replay)
 
 
 def test_gaps_that_overlap_are_fetched_together() -> None:
@@ -264,10 +368,10 @@ def test_a_gap_whose_beginning_was_gone_tells_so() -> None:
     window = window_of(old, NOW, RULES)
     done = fetched(state(gaps=(old,)), ORG, window, NOW)
 
-    assert decide(done, NOW, RULES) == Close(old, NOW - RETENTION + 60)
+    assert decide(done, NOW, RULES) == Close(old, NOW - KONNECT_RETENTION + 60)
     # Konnect goes on deleting; what was fetched stays fetched.
     late = replace(done, hooks={ORGANISATION: Hook(NOW + 500, WELL)})
-    assert decide(late, NOW + 500, RULES) == Close(old, NOW - RETENTION + 60)
+    assert decide(late, NOW + 500, RULES) == Close(old, NOW - KONNECT_RETENTION + 60)
 
 
 def test_failures_wait_longer_and_longer_and_end_in_a_pull() -> None:
@@ -281,6 +385,55 @@ def test_failures_wait_longer_and_longer_and_end_in_a_pull() -> None:
     assert found.pull
 
     assert not failed(replace(found, pull=False), NOW, RULES, "no", can_pull=False).pull
+
+
+def test_what_this_relay_will_never_take_is_not_sent_again() -> None:
+    """Each attempt would switch the webhook off: it is pulled, or, where that cannot be, tried much later."""
+    pulled = failed(Work(), NOW, RULES, "413", can_pull=True, lasting=True)
+    assert (pulled.pull, pulled.retry_at) == (True, NOW + RULES.retry)
+
+    portal = failed(Work(), NOW, RULES, "413", can_pull=False, lasting=True)
+    assert (portal.pull, portal.retry_at) == (False, NOW + RULES.hopeless)
+
+
+def test_a_job_that_failed_failed_for_all_gaps_it_was_for() -> None:
+    """They wait together; one that it did not reach, and one that came up later, do not."""
+    near = Gap(2, "us", GAP.end + 30, GAP.end + 90, INACTIVE, 0)
+    far = replace(GAP, id=3, start=NOW - 9 * HOUR, end=NOW - 8 * HOUR)
+    later = replace(GAP, id=4, start=JOB.began_at + 1, end=JOB.began_at + 2)
+    job = replace(JOB, window=Window(WINDOW.start, NOW))
+    given = state(gaps=(GAP, near, far, later))
+
+    after = failed_job(given, job, NOW, RULES, "no", ours=False, lasting=False)
+    assert {key[0]: each.failures for key, each in after.work.items()} == {1: 1, 2: 1}
+
+    ours = failed_job(given, job, NOW, RULES, "no", ours=True, lasting=False)
+    assert {each.retry_at for each in ours.work.values()} == {NOW + RULES.retry}
+    assert len(ours.work) == 4
+
+
+def test_what_waits_is_not_fetched_together_with_what_does_not() -> None:
+    """A window that is refused as a whole keeps only its own gap open."""
+    other = Gap(2, "us", GAP.end + 30, GAP.end + 90, INACTIVE, 0)
+    given = state(gaps=(GAP, other), work=work(retry_at=NOW + HOUR))
+
+    assert decide(given, NOW, RULES) == Replay(other, ORG, window_of(other, NOW, RULES))
+
+
+def test_what_is_pulled_is_not_replayed_together_with_what_is_not() -> None:
+    """It would come twice, in two writings."""
+    other = Gap(2, "us", GAP.end + 30, GAP.end + 90, INACTIVE, 0)
+    given = state(gaps=(GAP, other), work=work(pulled=PULLED), patience=resting(Kind.PULL))
+
+    assert decide(given, NOW, RULES) == Replay(other, ORG, window_of(other, NOW, RULES))
+
+
+def test_a_part_of_a_gap_counts_for_nothing() -> None:
+    """Neither as fetched nor as an attempt that went well."""
+    given = state(work=work(failures=2))
+    after = fetched(given, ORG, Window(GAP.end - 60, NOW), NOW)
+
+    assert after.of(1, ORGANISATION) == given.of(1, ORGANISATION)
 
 
 def test_a_job_of_others_that_does_not_end_is_not_waited_for_for_ever() -> None:

@@ -55,7 +55,13 @@ OUTCOME = Outcome(
     listed_extra=(),
     windows=(Window(1_750_000_000_000, 1_750_000_060_000, 1),),
 )
-HEALING = Healing((Replayed(1.75e9, 1.75e9 + 60, 1, ReplayState.FAILED),), 1, f"It failed: {EVIL}")
+HEALING = Healing(
+    (Replayed(1.75e9, 1.75e9 + 60, 1, ReplayState.FAILED),),
+    1,
+    f"It failed: {EVIL}",
+    ({"from": "2025-06-15T15:06:40.000Z", "to": EVIL, "entries": 2, "accepted": 1, "source": "us"},),
+    f"Nor this: {EVIL}",
+)
 
 
 class _Tags(HTMLParser):

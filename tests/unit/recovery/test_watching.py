@@ -12,10 +12,10 @@ import structlog
 
 from relay.errors import QueueError
 from relay.model import Gap
+from relay.observe.ledger import KONNECT_RETENTION
 from relay.observe.metrics import Metrics
 from relay.recovery.expiry import Expiry
 from relay.recovery.heartbeat import BEAT, MARGIN, Heartbeat
-from relay.recovery.plan import RETENTION
 from relay.recovery.silence import Silence
 from tests.fakes.clock import FakeClock
 
@@ -140,13 +140,13 @@ class Gaps:
 async def test_only_what_ended_seven_days_ago_is_lost() -> None:
     """A gap of which a part can still be fetched stays open."""
     clock = FakeClock()
-    limit = clock.now() - RETENTION
+    limit = clock.now() - KONNECT_RETENTION
     gaps = Gaps(
         Gap(1, "eu", limit - 100, limit, "429", 1),
         Gap(2, "eu", limit - 100, limit + 1, "429", 1),
         Gap(0, "eu", limit - 100, limit, "500", 1),
     )
-    await Expiry(gaps, recovered=["eu"], clock=clock, log=LOG).close_lost()
+    await Expiry(gaps, recovered=lambda: ["eu"], clock=clock, log=LOG).close_lost()
 
     assert gaps.closed == {1: limit}
 
@@ -159,9 +159,9 @@ async def test_what_the_relay_was_not_to_recover_is_no_error(source: str, level:
     """It is closed as lost all the same; an operator may have replayed it, which the relay cannot know."""
     logged, clock = structlog.testing.CapturingLogger(), FakeClock()
     log = structlog.wrap_logger(logged, processors=[], wrapper_class=structlog.BoundLogger)
-    limit = clock.now() - RETENTION
+    limit = clock.now() - KONNECT_RETENTION
     gaps = Gaps(Gap(1, source, limit - 30, limit, "downtime", 0))
-    await Expiry(gaps, recovered=["eu"], clock=clock, log=log).close_lost()
+    await Expiry(gaps, recovered=lambda: ["eu"], clock=clock, log=log).close_lost()
 
     assert gaps.closed == {1: limit}
     ((method, _, said),) = logged.calls
@@ -196,7 +196,7 @@ async def test_a_silence_is_told_once_at_each_end(clock: FakeClock) -> None:
     log = structlog.wrap_logger(logged, processors=[], wrapper_class=structlog.BoundLogger)
     received, metrics = Received(), Metrics(["eu", "us"], [])
     limits = {"eu": 60.0, "us": None}
-    silence = Silence(received, lambda: limits, echo=None, clock=clock, gauges=metrics, log=log)
+    silence = Silence(received, lambda: limits, echo=lambda: None, clock=clock, gauges=metrics, log=log)
 
     silence.look()
     await clock.advance(61.0)
@@ -217,7 +217,7 @@ async def test_a_silence_is_told_once_at_each_end(clock: FakeClock) -> None:
 async def test_our_own_call_has_to_come_back(clock: FakeClock) -> None:
     """Any event after it will do; without one the limit counts from the first unanswered call."""
     received, metrics = Received(), Metrics(["eu"], [])
-    silence = Silence(received, lambda: {"eu": None}, echo=300.0, clock=clock, gauges=metrics, log=LOG)
+    silence = Silence(received, lambda: {"eu": None}, echo=lambda: 300, clock=clock, gauges=metrics, log=LOG)
     for _ in range(5):
         silence.called("eu")
         await clock.advance(60.0)

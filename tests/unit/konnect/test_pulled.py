@@ -1,21 +1,17 @@
-"""Pulled entries in the webhook's names, and which of them were received before."""
+"""Pulled entries as lines in the webhook's names, and back."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import pytest
 
 from relay.konnect.parse import parse
-from relay.recovery.known import keys_of, missing
-from relay.recovery.plan import Window
-from relay.recovery.pulled import line_of, moment_of
+from relay.konnect.pulled import entry_of, is_pulled, line_of, moment_of
 from tests.fakes.konnect import AuditEvent, Maker
-from tests.fakes.konnect.writing import LogFormat, entry, line
+from tests.fakes.konnect.writing import entry, line
 
 AT = 1_750_000_000.123
-ALWAYS = Window(0.0, 4_000_000_000.0)
 
 
 def alike(event: AuditEvent) -> bytes:
@@ -69,7 +65,7 @@ def test_what_cannot_be_mapped_is_kept() -> None:
     assert found["ts"] == "yesterday"
     assert found["pulled_name"] == "theirs"
     assert found["pulled_severity"] == 3
-    assert {found["signature"], found["pulled_signature"]} == {"s1", "s2"}
+    assert (found["signature"], found["pulled_sig"]) == ("s1", "s2")
     assert found["nested"] == {"a": [1, 2]}
     assert moment_of(given) is None
 
@@ -87,46 +83,52 @@ def test_times_are_cut_to_milliseconds(ts: str, rt: int) -> None:
     assert moment_of({"ts": ts}) == rt
 
 
+@pytest.mark.parametrize("kind", ["access", "authorization", "authentication"])
+def test_an_entry_is_had_back(kind: str) -> None:
+    """With its fields in their order, since that may be what was signed."""
+    given = entry(getattr(Maker(), kind)(at=AT))
+    found = entry_of(line_of(given))
+
+    assert found is not None
+    assert list(found.items()) == list(given.items())
+    assert is_pulled(line_of(given))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b'"relay_pulled":true', b'"relay_pulled":1'),
+        (b'"severity":1', b'"severity":6'),
+        (b'"name":"Authz.', b'"name":"Authz.x'),
+        (b'"rt":1', b'"rt":2'),
+        (b'"ts":', b'"time":'),
+        (b'"granted":true', b'"granted": true'),
+        (b'"granted":true', b'"granted":true,"granted":true'),
+        (b'"granted":true', b'"granted":true,"name":"Ingress"'),
+        (b'"src":', b'"client_ip":'),
+        (b"}", b',"sig":"x"}'),
+        (b'"org_id":', b'"pulled_org_id":'),
+    ],
+)
+def test_a_line_that_the_mapping_does_not_write_is_no_entry(change: tuple[bytes, bytes]) -> None:
+    """Else something in the line would be covered by no signature of the entry."""
+    text = alike(Maker().authorization(at=AT, granted=True))
+    assert change[0] in text
+    assert entry_of(text) is not None
+    assert entry_of(text.replace(*change)) is None
+
+
+@pytest.mark.parametrize("ts", ["0001-01-01T00:00:00+23:00", "9999-12-31T23:59:59-23:00", "", "Z"])
+def test_times_that_are_none_in_utc(ts: str) -> None:
+    """Nothing raises; the entry keeps its word for it."""
+    assert moment_of({"ts": ts}) is None
+    assert entry_of(line_of({"ts": ts})) == {"ts": ts}
+
+
 @pytest.mark.parametrize("log_format", ["cef", "json", "cps"])
-def test_what_was_received_in_any_format_is_not_taken_again(log_format: LogFormat) -> None:
-    """Only what is missing remains, in order."""
-    events = Maker().some(30, at=AT)
-    received = [line(event, log_format, stamp=AT) for event in events[:20]]
+def test_what_a_webhook_sends_is_not_pulled(log_format: str) -> None:
+    """Nor is an entry made of it: what Konnect signed there says something else."""
+    sent = line(Maker().access(at=AT), log_format, stamp=AT)  # type: ignore[arg-type]
 
-    left = missing([alike(event) for event in events], Counter(keys_of(received, ALWAYS)))
-
-    assert left == [alike(event) for event in events[20:]]
-
-
-def test_twins_are_counted() -> None:
-    """Of three alike, one was received: two are missing."""
-    (event,) = Maker().some(1, at=AT)
-    received = Counter(keys_of([line(event, "cef", stamp=AT)], ALWAYS))
-
-    assert missing([alike(event)] * 3, received) == [alike(event)] * 2
-    assert missing([alike(event)], received) == []
-
-
-def test_where_nobody_can_tell_which_is_missing_all_are_taken() -> None:
-    """Two checks of one trace in one millisecond, of two resources: twice rather than not at all."""
-    one, two = (Maker().authorization(at=AT, resource=name) for name in ("portals", "usage"))
-    received = Counter(keys_of([line(one, "cef", stamp=AT)], ALWAYS))
-
-    assert missing([alike(one), alike(two)], received) == [alike(one), alike(two)]
-    both = received + Counter(keys_of([line(two, "cef", stamp=AT)], ALWAYS))
-    assert missing([alike(one), alike(two)], both) == []
-
-
-def test_pulled_lines_count_as_none_received() -> None:
-    """They have the same bytes each time, so the queue itself recognises them."""
-    (event,) = Maker().some(1, at=AT)
-
-    assert keys_of([alike(event)], ALWAYS) == []
-
-
-def test_only_the_window_is_read() -> None:
-    """Both of its ends belong to it."""
-    events = Maker().some(10, at=AT, every=1.0)
-    lines = [line(event, "cef", stamp=AT) for event in events]
-
-    assert len(keys_of(lines, Window(AT + 2, AT + 5))) == 4
+    assert not is_pulled(sent)
+    assert entry_of(sent) is None

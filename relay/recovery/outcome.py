@@ -1,0 +1,95 @@
+"""What follows from what was done, for the next decision: pure functions from state to state."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from relay.observe.ledger import KONNECT_RETENTION
+from relay.recovery.state import SLACK, Job, Rules, State, Target, Window, Work
+
+
+def fetched(state: State, target: Target, window: Window, began_at: float) -> State:
+    """After everything of *window* came: it serves every gap in it that was over when that began."""
+    work = dict(state.work)
+    gone = began_at - KONNECT_RETENTION + SLACK
+    for gap in state.gaps:
+        if gap.source == target.source and gap.end <= began_at:
+            before = state.of(gap.id, target.scope)
+            if window.start <= max(gap.start, gone) and window.start <= gap.end <= window.end:
+                work[gap.id, target.scope] = replace(
+                    before, covered=window, failures=0, pulled=None, trouble=""
+                )
+    return replace(state, work=work)
+
+
+def failed(
+    work: Work, now: float, rules: Rules, trouble: str, *, can_pull: bool, lasting: bool = False
+) -> Work:
+    """After a replay that did not bring everything.
+
+    *lasting*: another one would bring no more, and the webhook would be switched off by it once more.
+    """
+    failures = work.failures + 1
+    enough = lasting or failures >= rules.attempts
+    wait = min(rules.retry * 2 ** min(failures - 1, 20), rules.retry_most)
+    if lasting and not can_pull:
+        wait = rules.hopeless
+    return replace(
+        work,
+        failures=failures,
+        retry_at=now + wait,
+        pull=work.pull or (can_pull and enough),
+        trouble=trouble,
+    )
+
+
+def failed_job(
+    state: State, job: Job, now: float, rules: Rules, trouble: str, *, ours: bool, lasting: bool
+) -> State:
+    """After a job of ours that did not bring everything, for all gaps that it was for.
+
+    *ours*: we refused what may be taken later, so that nothing more is asked of the source's webhook before.
+    """
+    scope = job.target.scope
+    for number in {job.gap, *_within(state, job)}:
+        before = state.of(number, scope)
+        can_pull = job.target.can_pull and not ours
+        work = failed(before, now, rules, trouble, can_pull=can_pull, lasting=lasting)
+        state = state.with_work(number, scope, work)
+    return postponed(state, job.target, state.of(job.gap, scope).retry_at) if ours else state
+
+
+def _within(state: State, job: Job) -> set[int]:
+    return {
+        gap.id
+        for gap in state.gaps
+        if gap.source == job.target.source
+        and job.window.start <= gap.start
+        and gap.end <= min(job.window.end, job.began_at)
+    }
+
+
+def busy(work: Work, now: float, rules: Rules, *, can_pull: bool) -> Work:
+    """After a replay that has to wait for another one, which may be stuck in Konnect for ever."""
+    since = now if work.busy_since is None else work.busy_since
+    trouble = "another replay job runs"
+    if can_pull and now >= since + rules.job_most:
+        return replace(work, pull=True, retry_at=now, busy_since=since, trouble=trouble)
+    return replace(work, retry_at=now + rules.busy, busy_since=since, trouble=trouble)
+
+
+def forbidden(work: Work, now: float, rules: Rules, trouble: str, *, can_pull: bool) -> Work:
+    """After Konnect has said that it will never do this: the other way at once, or this one much later."""
+    if can_pull and not work.pull:
+        return replace(work, pull=True, trouble=trouble)
+    return replace(work, pull=False, pulled=None, retry_at=now + rules.hopeless, trouble=trouble)
+
+
+def postponed(state: State, target: Target, until: float) -> State:
+    """After a failure of our own: nothing more is asked of the source's webhook before *until*."""
+    for gap in state.gaps:
+        if gap.source == target.source:
+            work = state.of(gap.id, target.scope)
+            later = replace(work, retry_at=max(work.retry_at, until))
+            state = state.with_work(gap.id, target.scope, later)
+    return state

@@ -1,0 +1,74 @@
+"""What was received of a window, as keys in memory: read once, asked for page by page.
+
+Owns the bound on that memory. Eight bytes a key, and where there are too many the window's newest part is
+kept: `floor` tells from where on. The log is read from the window's start to the present, for an event may
+have come at any time after it happened; so it is read once for each part, and parts are large.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import aclosing
+from typing import Final
+
+from relay.queue.base import Queue
+from relay.recovery.known import Key, keys_of
+from relay.recovery.state import Window
+
+MOST: Final = 4_000_000  # keys, 32 MB
+_EARLIER: Final = 900.0  # seconds by which Konnect's clock may be ahead of ours
+_MINUTE: Final = 60_000  # milliseconds
+
+
+class Received:
+    """Of one source. Twins are counted."""
+
+    def __init__(self, source: str, window: Window, *, most: int = MOST) -> None:
+        self.source = source
+        self.window = window
+        self.floor = window.start  # seconds since the epoch; what happened before is not all here
+        self._most = most
+        self._size = 0
+        self._minutes: dict[int | None, array[int]] = {}  # None: what has no time
+        self._read_to: float | None = None  # what was received before is in it
+
+    def serves(self, source: str, window: Window) -> bool:
+        """Whether it tells of the whole window, or of its newest part."""
+        return source == self.source and self.floor < window.end <= self.window.end
+
+    async def read(self, queue: Queue, now: float) -> None:
+        """Take in what was received up to *now* and is not in it yet. Raises `QueueError`."""
+        start = self.window.start - _EARLIER if self._read_to is None else self._read_to
+        async with aclosing(queue.received(start, now)) as batches:
+            async for batch in batches:
+                if batch.source == self.source:
+                    # Reading lines takes long: the intake goes on meanwhile.
+                    self._add(await asyncio.to_thread(keys_of, batch.lines, self.window))
+        self._read_to = now
+
+    def count(self, moments: Iterable[int | None]) -> Counter[Key]:
+        """How often each event of the minutes around these moments came; milliseconds since the epoch."""
+        found: Counter[Key] = Counter()
+        for minute in {None, *map(_minute_of, moments)}:
+            found.update(self._minutes.get(minute, ()))
+        return found
+
+    def _add(self, keys: Iterable[tuple[int | None, Key]]) -> None:
+        first = int(self.floor * 1000)
+        for at, key in keys:
+            if at is None or at >= first:
+                self._minutes.setdefault(_minute_of(at), array("q")).append(key)
+                self._size += 1
+        while self._size > self._most:
+            minutes = sorted(minute for minute in self._minutes if minute is not None)
+            if len(minutes) < 2 or minutes[1] * _MINUTE / 1000 >= self.window.end:
+                return  # one minute alone is taken whatever it holds
+            self._size -= len(self._minutes.pop(minutes[0]))
+            self.floor = minutes[1] * _MINUTE / 1000
+
+
+def _minute_of(at: int | None) -> int | None:
+    return None if at is None else at // _MINUTE
