@@ -347,6 +347,7 @@ async def test_portals_are_recovered_as_well(
     async with running:
         bind(running)
         bind(running, place, "portal")
+        await running.through(MINUTE)  # it has noted by then that it accepts: what it was down is a gap
         await running.kill()
         clock.jump(MINUTE)
         konnect.record(maker.some(5, at=clock.now()))
