@@ -176,7 +176,11 @@ class Relay:
         stale, fresh = self._deliveries.differing(new.destinations)
         desks = await self._checker.prepare(new)
         prepared = await self._deliveries.prepare(fresh)
-        await self.queue.set_sources(windows(new.sources))
+        try:
+            await self.queue.set_sources(windows(new.sources))
+        except BaseException:
+            await self._deliveries.discard(prepared)
+            raise
 
         fixed = [name for name in _FIXED_SECTIONS if getattr(new, name) != getattr(self._config, name)]
         if fixed:

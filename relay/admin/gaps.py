@@ -16,7 +16,7 @@ import orjson
 from relay.admin.control import KonnectAccess
 from relay.admin.times import rfc3339, rfc3339_or_none
 from relay.model import Gap, Recovering, Replica
-from relay.observe.ledger import KONNECT_RETENTION
+from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 
 _UNKNOWN_REGION: Final = "REGION"
 
@@ -92,7 +92,7 @@ def _doing(gap: Gap, doing: Recovering | None) -> str | None:
 
 def _calls(gap: Gap, konnect: KonnectAccess, now: float) -> tuple[str, ...]:
     """The replay of the gap by the webhook that brings this source's events."""
-    start = max(gap.start - konnect.margin, now - KONNECT_RETENTION + 60.0)
+    start = max(gap.start - konnect.margin, now - KONNECT_RETENTION + RETENTION_SLACK)
     end = min(gap.end + konnect.margin, now)
     if start >= end:
         return ()

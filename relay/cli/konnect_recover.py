@@ -7,7 +7,7 @@ what comes reaches the relay by its webhook. Where there can be none, the runnin
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -28,9 +28,7 @@ from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, 
 from relay.cli.watch import Watch
 from relay.clock import SystemClock
 from relay.errors import ConfigError
-from relay.observe.ledger import KONNECT_RETENTION
-
-_SLACK: Final = 60.0  # seconds at the far end: clocks differ
+from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 
 
 def recover(
@@ -102,7 +100,7 @@ def kept(start: float, end: float, now: float) -> tuple[float, float | None]:
         raise typer.BadParameter(
             f"--from ({rfc3339(start)}) has to be before --to ({rfc3339(end)}), and before now"
         )
-    oldest = now - KONNECT_RETENTION + _SLACK
+    oldest = now - KONNECT_RETENTION + RETENTION_SLACK
     if end <= oldest:
         raise typer.BadParameter(f"--to ({rfc3339(end)}): Konnect keeps seven days, all of this is gone")
     first = max(start, oldest)

@@ -96,6 +96,11 @@ class Deliveries:
             self._at_work[each.config.name] = each
             workers.create_task(each.worker.run(), name=f"deliver to {each.config.name}")
 
+    async def discard(self, prepared: Sequence[Delivery]) -> None:
+        """Close what was made ready and is not to be set to work."""
+        for each in prepared:
+            await each.destination.close()
+
     async def remove(self, names: Sequence[str], grace: float) -> None:
         """End what was begun within *grace* seconds, and forget them."""
         await asyncio.gather(*[_let_go(self._at_work[name], grace) for name in names])

@@ -27,6 +27,9 @@ from relay.observe import catalog
 from relay.observe.catalog import Family
 
 KONNECT_RETENTION: Final = 7 * 86400.0  # seconds; docs/konnect.md section 5, "Retention"
+RETENTION_SLACK: Final = 60.0
+"""Seconds at its far end: clocks differ, a job starts a little later, and a window that begins too early is
+refused as a whole."""
 _RESTART: Final = 60.0
 """Seconds of down time that are the usual update: no deadline to page anyone for where nobody recovers it."""
 _NOTHING_OWED: Final = Books(0, 0, 0, 0, 0, 0, 0)

@@ -15,9 +15,12 @@ class Unreadable(ValueError):
 class KonnectError(RelayError):
     """Konnect did not do what was asked."""
 
-    def __init__(self, message: str | None = None, *, status: int | None = None) -> None:
+    def __init__(
+        self, message: str | None = None, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status  # None: there was no answer
+        self.retry_after = retry_after  # seconds that it asks to be left alone
 
 
 class KonnectUnauthorised(KonnectError):
@@ -43,21 +46,9 @@ class KonnectRefused(KonnectError):
 class KonnectThrottled(KonnectError):
     """Konnect asks to be left alone for a while."""
 
-    def __init__(
-        self, message: str | None = None, *, status: int | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message, status=status)
-        self.retry_after = retry_after  # seconds, as it asked
-
 
 class KonnectUnavailable(KonnectError):
     """Konnect cannot be reached, or answers what nobody can use; it may be better later."""
-
-    def __init__(
-        self, message: str | None = None, *, status: int | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message, status=status)
-        self.retry_after = retry_after  # seconds, as it asked
 
 
 class KonnectUnreachable(KonnectUnavailable):

@@ -198,6 +198,7 @@ class Fetching:
 
     async def close(self, state: State, action: Close) -> State:
         gap, lost_until = action.gap, action.lost_until
+        self._pulled.pop(gap.id, None)
         with suppress(NotFound):
             await self._queue.close_gap(gap.id, at=self._clock.now(), lost_until=lost_until)
         if lost_until is None:

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from relay.clock import Clock
-from relay.observe.ledger import KONNECT_RETENTION
+from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 from relay.recovery.answers import ReplayJob, ReplayState, Scope
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectConflict, KonnectError, KonnectThrottled, KonnectUnavailable
+from relay.recovery.patience import asked
 from relay.recovery.reconciling import Window
 
 _POLL: Final = 5.0  # seconds between two looks at a job
 _LONGEST: Final = 6 * 3600.0  # seconds a job may take, ours or another one
-# Konnect's clock may be ahead of ours, and a window that begins too early is refused as a whole.
-_SAFE: Final = 60.0  # seconds
 _TRIES: Final = 6  # calls in a row that may fail for a reason that passes
 _LONGEST_WAIT: Final = 60.0  # seconds between two of them, unless Konnect asks for more
 # The API's times are whole milliseconds, and nobody has promised not to cut them to seconds.
@@ -71,7 +70,7 @@ async def replay(
 def widened(windows: Sequence[Window], margin: float, now: float) -> list[tuple[float, float, int]]:
     """The windows with their margins, as start, end and what is missing; those that overlap are one."""
     found: list[tuple[float, float, int]] = []
-    oldest = now - KONNECT_RETENTION + _SAFE
+    oldest = now - KONNECT_RETENTION + RETENTION_SLACK
     for window in windows:
         start, end = max(oldest, window.start / 1000 - margin), min(now, window.end / 1000 + margin)
         if start >= end:
@@ -111,7 +110,7 @@ async def run_job(
             failures += 1
             if failures >= _TRIES:
                 raise
-            pause = max(poll, error.retry_after or 0.0, min(_LONGEST_WAIT, 2.0**failures))
+            pause = max(poll, asked(error), min(_LONGEST_WAIT, 2.0**failures))
         else:
             failures = 0
             # Where another one has taken its place, nobody knows how ours ended: it is begun again.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay.observe.ledger import KONNECT_RETENTION
-from relay.recovery.state import SLACK, Job, Rules, State, Target, Window, Work
+from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
+from relay.recovery.state import Job, Rules, State, Target, Window, Work
 
 
 def fetched(state: State, target: Target, window: Window, began_at: float) -> State:
     """After everything of *window* came: it serves every gap in it that was over when that began."""
     work = dict(state.work)
-    gone = began_at - KONNECT_RETENTION + SLACK
+    gone = began_at - KONNECT_RETENTION + RETENTION_SLACK
     for gap in state.gaps:
         if gap.source == target.source and gap.end <= began_at:
             before = state.of(gap.id, target.scope)

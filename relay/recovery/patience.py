@@ -16,7 +16,6 @@ from relay.recovery.errors import (
     KonnectError,
     KonnectThrottled,
     KonnectUnauthorised,
-    KonnectUnavailable,
     KonnectUnreachable,
 )
 
@@ -79,16 +78,15 @@ class Patience:
     def failed(self, call: Call, error: KonnectError, now: float, stretch: float) -> Patience:
         """After one that did not. *stretch* is a little above 1: replicas and relays are not to meet."""
         trouble = told(error)
-        asked = _asked(error)
         before = self.of(call)
-        wait = max(_wait(before.failures), asked) * stretch
+        wait = max(_wait(before.failures), asked(error)) * stretch
         rests = {**self.rests, call: before.longer(wait, now, trouble)}
         everything = self.everything
         match error:
             case KonnectUnauthorised():  # nothing changes until somebody gives us another token
                 everything = everything.longer(_LONGEST * stretch, now, trouble)
             case KonnectThrottled():
-                wait = max(_wait(everything.failures), asked) * stretch
+                wait = max(_wait(everything.failures), asked(error)) * stretch
                 everything = everything.longer(wait, now, trouble)
             case KonnectUnreachable():
                 # A call that hangs is its own trouble. That none got through since makes it everybody's.
@@ -101,16 +99,16 @@ class Patience:
 
 def told(error: KonnectError) -> str:
     """The error for people, with what Konnect asked for."""
-    seconds = error.retry_after if isinstance(error, KonnectThrottled | KonnectUnavailable) else None
+    seconds = error.retry_after
     if not seconds:
         return str(error)
     bound = f", which is done for {LONGEST_ASKED:.0f} s" if seconds > LONGEST_ASKED else ""
     return f"{error} It asks to be left alone for {seconds:.0f} s{bound}."
 
 
-def _asked(error: KonnectError) -> float:
-    seconds = error.retry_after if isinstance(error, KonnectThrottled | KonnectUnavailable) else None
-    return min(seconds or 0.0, LONGEST_ASKED)
+def asked(error: KonnectError) -> float:
+    """Seconds for which Konnect wants to be left alone, as far as that is obeyed."""
+    return min(error.retry_after or 0.0, LONGEST_ASKED)
 
 
 def _wait(failures: int) -> float:

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from relay.model import Gap
-from relay.observe.ledger import KONNECT_RETENTION
+from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 from relay.recovery.actions import Action, Close, Judge, Look, Mend, Poll, Pull, Replay, Wait
 from relay.recovery.answers import ReplayState, Scope
 from relay.recovery.hook import INACTIVE, Hook
 from relay.recovery.patience import Call, Kind
-from relay.recovery.state import SLACK, Job, Rules, State, Target, Window, Work
+from relay.recovery.state import Job, Rules, State, Target, Window, Work
 
 # What this relay answers to a batch and would answer again, and what an operator can do about it.
 _LASTING: Final = {
@@ -131,7 +131,7 @@ def _recover(state: State, now: float, rules: Rules) -> Action:
     wake = min(looks, default=now + rules.poll)
     for gap in sorted(state.gaps, key=lambda gap: gap.start):
         targets = [target for target in state.targets if target.source == gap.source]
-        if not targets or not gap.id or gap.end <= now - KONNECT_RETENTION + SLACK:
+        if not targets or not gap.id or gap.end <= now - KONNECT_RETENTION + RETENTION_SLACK:
             continue  # nobody can help, it is not written down yet, or `expiry` is about to close it
         if gap.cause == INACTIVE and now < gap.start + rules.growing and _is_failing(state, targets):
             continue
@@ -214,7 +214,8 @@ def _no_replay(state: State, scope: Scope, hook: Hook | None, rules: Rules) -> b
 def window_of(gap: Gap, now: float, rules: Rules) -> Window:
     """What is to be fetched for a gap: with a margin, of what Konnect still has."""
     return Window(
-        max(gap.start - rules.margin, now - KONNECT_RETENTION + SLACK), min(gap.end + rules.margin, now)
+        max(gap.start - rules.margin, now - KONNECT_RETENTION + RETENTION_SLACK),
+        min(gap.end + rules.margin, now),
     )
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from relay.model import Gap
 from relay.recovery.answers import ORGANISATION, ReplayState, Scope
 from relay.recovery.hook import Hook
 from relay.recovery.patience import Patience
-
-SLACK: Final = 60.0
-"""Seconds at the far end: clocks differ, and a job starts a little later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from relay.recovery.counting import Tally
 from relay.recovery.errors import KonnectError
 from relay.recovery.fetching import Fetching
 from relay.recovery.memory import Memory
-from relay.recovery.patience import told
+from relay.recovery.patience import Call, told
 from relay.recovery.plan import decide
 from relay.recovery.state import Rules, State, Target
 from relay.recovery.webhooks import Echo, LeadsHere, Webhooks
@@ -75,8 +75,9 @@ class Supervisor:
         )
         self._state: State | None = None  # None: not recalled yet
         self._doing: Recovering | None = None
-        self._trouble = ""  # the last one that was complained of
+        self._call: Call | None = None  # of this step
         self._complained = False  # during this step
+        self._troubles: dict[Call | None, str] = {}  # what was complained of last
 
     @property
     def doing(self) -> Recovering | None:
@@ -101,6 +102,7 @@ class Supervisor:
         try:
             return await self._next(await self._look_around())
         except QueueError as error:
+            self._call = None
             self._complain(f"the queue: {error}")
             return _TICK
 
@@ -112,22 +114,22 @@ class Supervisor:
         return self._state
 
     async def _next(self, state: State) -> float:
-        self._complained = False
         action = decide(state, self._clock.now(), self._rules)
         if isinstance(action, Wait):
             if state.job is None or self._clock.now() < state.patience.everything.until:
                 self._doing = waiting_for(state, self._clock.now())
             return min(_TICK, max(0.1, action.until - self._clock.now()))
+        self._call, self._complained = call_of(action), False
         try:
             after = await self._do(state, action)
         except KonnectError as error:
-            self._back_off(action, error)
+            self._back_off(error)
             return 0.0
-        if (call := call_of(action)) is not None:
-            after = replace(after, patience=after.patience.answered(call))
+        if self._call is not None:
+            after = replace(after, patience=after.patience.answered(self._call))
         await self._keep(after)
         if not self._complained:
-            self._trouble = ""
+            self._troubles.pop(self._call, None)
         return 0.0
 
     async def _do(self, state: State, action: Action) -> State:
@@ -178,15 +180,15 @@ class Supervisor:
         self._doing = doing
 
     def _complain(self, trouble: str) -> None:
-        """Log it, once as long as it is the same."""
+        """Log it, once as long as it is the same of this call."""
         self._complained = True
-        if trouble != self._trouble:
+        if trouble != self._troubles.get(self._call):
             self._log.warning("recovery.trouble", detail=trouble)
-            self._trouble = trouble
+            self._troubles[self._call] = trouble
 
-    def _back_off(self, action: Action, error: KonnectError) -> None:
+    def _back_off(self, error: KonnectError) -> None:
         """Leave the call alone for a while; its trouble is logged once as long as it is the same."""
-        state, call = self._state, call_of(action)
+        state, call = self._state, self._call
         if state is None or call is None:
             raise error
         stretch = self._rng.uniform(1.0, _STRETCH)

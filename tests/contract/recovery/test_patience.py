@@ -65,6 +65,20 @@ async def test_one_portals_status_that_cannot_be_had_is_its_own_trouble(
         assert all(running.kept(Place(portal=PORTAL)) <= arrived.keys() for arrived in running.arrived())
 
 
+async def test_a_trouble_that_stays_is_told_once(
+    tmp_path: Path, clock: FakeClock, konnect: FakeKonnect, siem: Siem
+) -> None:
+    """Though other calls go well in between."""
+    async with with_portal(Running(tmp_path, clock, konnect, siem)) as running:
+        bind(running)
+        bind(running, Place(portal=PORTAL), "portal")
+        konnect.faults.add(Fault("GET", "*/v3/audit-log-webhook/status", status=403, times=-1))
+        await running.through(10 * MINUTE)
+
+        assert len(konnect.called("GET", f"/portals/{PORTAL}/audit-log-webhook/status")) > 5
+        assert len(running.log.named("recovery.trouble")) == 1
+
+
 async def test_a_replay_that_konnect_cannot_begin_ends_in_a_pull(running: Running, maker: Maker) -> None:
     """Looks at the status that go well do not make it be asked for ever more often."""
     await some(running, maker)
