@@ -198,7 +198,7 @@ class Deduplicator:
                 with self._in_line(sum([len(each.body) for each in batches])):
                     for earlier in alike:
                         await earlier.ended.wait()
-                    left = await self._unknown(source, request, at - window)
+                    left = await self._unknown(source, request, at, window)
             # Two requests of the same slot are not further apart than the window, so that the server's word
             # for a duplicate can be believed.
             message_id = f"{urlsafe_b64encode(request.digest).decode()}.{int(at // window)}"
@@ -262,8 +262,8 @@ class Deduplicator:
             self._line -= 1
             self._line_bytes -= nbytes
 
-    async def _unknown(self, source: _Source, request: Pieces, since: float) -> list[Numbered]:
-        """The pieces without the events that were accepted at or after *since*."""
+    async def _unknown(self, source: _Source, request: Pieces, at: float, window: float) -> list[Numbered]:
+        """The pieces without the events that were accepted within the *window* before they came *at*."""
         numbered = _numbered(request.pieces)
         twins: Counter[str] = Counter()
         names = [
@@ -281,7 +281,8 @@ class Deduplicator:
             places=frozenset().union(
                 *[places_of(piece.print, singly=request.singly) for piece in request.pieces]
             ),
-            since=since,
+            at=at,
+            since=at - window,
         )
         found = await self._search.known(wanted, source.latest)
         known = found.names | await self._vouched(found, names)
@@ -301,9 +302,10 @@ class Deduplicator:
             return frozenset()
         copies = [
             (content, line)
-            for seq in sorted(found.alike)
+            for seq, said in sorted(found.alike.items())
+            if not said.isdisjoint(open_)
             for content, line in (await self._search.texts(seq)).items()
-            if content in open_
+            if content in said and content in open_
         ]
         vouched = await vouch(self._judge, found.wanted.source, [line for _, line in copies])
         return {content for content, line in copies if vouched[line]}

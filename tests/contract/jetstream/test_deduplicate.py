@@ -17,6 +17,7 @@ from relay import gzipped
 from relay.errors import QueueError
 from relay.konnect.lines import event_ids
 from relay.model import Batch, Receipt
+from relay.queue.dedup import opened
 from relay.queue.jetstream import search
 from relay.queue.jetstream.bucket import Bucket
 from relay.queue.jetstream.deduplicate import Admission, Deduplicator
@@ -375,7 +376,7 @@ async def test_a_search_over_hours_needs_several_consumers(
 ) -> None:
     """Events far apart are under very many subjects, which are asked for in portions."""
     monkeypatch.setattr(search, "_FILTERS", 16)
-    monkeypatch.setattr(search, "_OPENED_EVENTS", 50)
+    monkeypatch.setattr(opened, "_EVENTS", 50)
     one = await replicas.add("one")
     for n in range(40):
         at = NOW + 300 * n

@@ -9,6 +9,7 @@ import pytest
 
 from relay.model import Receipt
 from relay.queue.dedup.fingerprint import fingerprint
+from relay.queue.dedup.opened import CONTENT_AFTER
 from relay.queue.jetstream.fetch import Message
 from relay.queue.jetstream.index import former_hashes, pack, to_header
 from relay.queue.jetstream.link import Outgoing
@@ -56,7 +57,7 @@ async def test_a_forgery_at_another_replica_hides_nothing(replicas: Replicas) ->
     await one.append([batch([forged(each) for each in true])])
     await two.follow()
 
-    assert Receipt(5, 0) == await two.append([batch(true, at=NOW + 1)])
+    assert Receipt(5, 0) == await two.append([batch(true, at=NOW + HOUR)])
 
 
 async def test_what_is_remembered_of_a_purged_batch(replicas: Replicas) -> None:
@@ -72,6 +73,23 @@ async def test_what_is_remembered_of_a_purged_batch(replicas: Replicas) -> None:
 
     assert Receipt(0, 5) == await trusting.append([again])
     assert Receipt(5, 0) == await checking.append([again])
+
+
+@pytest.mark.parametrize("purged", [False, True])
+async def test_twins_that_come_to_two_replicas_are_two_events(replicas: Replicas, purged: bool) -> None:
+    """Stored or remembered, wherever it was received: no replay comes that soon."""
+    one, two = await replicas.add("one"), await replicas.add("two")
+    two.dedup.judge_by(Unchecked())
+    event = Maker().authorization(at=NOW)
+    await one.append([batch([line(event, "cef", stamp=NOW)])])
+    await two.follow()
+    if purged:
+        await one.purge()
+
+    soon = [line(event, "cef", stamp=NOW + 1)]
+    assert Receipt(1, 0) == await two.append([batch(soon, at=NOW + CONTENT_AFTER - 1)])
+    replayed = [line(event, "cef", stamp=NOW + HOUR)]
+    assert Receipt(0, 1) == await two.append([batch(replayed, at=NOW + HOUR)])
 
 
 async def older(replica: Accepting, lines: list[bytes]) -> None:
