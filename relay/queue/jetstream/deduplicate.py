@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -32,6 +33,7 @@ from relay.queue.dedup.judge import Judge, NoJudge, vouch
 from relay.queue.dedup.names import Names, names_of
 from relay.queue.dedup.parts import with_lines
 from relay.queue.dedup.recent import Recent
+from relay.queue.jetstream.aside import aside
 from relay.queue.jetstream.bucket import Bucket
 from relay.queue.jetstream.fetch import Message
 from relay.queue.jetstream.index import (
@@ -241,8 +243,7 @@ class Deduplicator:
         rest = meta.received_at + window - self._clock.now()
         if rest <= 0 or not intact(meta, message.payload):
             return
-        lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
-        names = names_of(lines, meta.ordinals, pulled=meta.pulled)
+        names = await aside(meta.count, partial(_names, message, meta))
         times = (meta.oldest, meta.newest) if meta.newest else None
         gone = Remembered(meta.received_at, [*names.ids, *names.contents], meta.hashes, times)
         await self._bucket.commit([remember(meta.source, meta.place, meta.seq, gone, rest)])
@@ -264,35 +265,12 @@ class Deduplicator:
 
     async def _unknown(self, source: _Source, request: Pieces, at: float, window: float) -> list[Numbered]:
         """The pieces without the events that were accepted within the *window* before they came *at*."""
-        numbered = _numbered(request.pieces)
-        twins: Counter[str] = Counter()
-        names = [
-            names_of(piece.print.lines, numbers, pulled=piece.batch.pulled, twins=twins)
-            for piece, numbers in numbered
-        ]
-        prints = [piece.print for piece in request.pieces]
-        name = request.pieces[0].batch.source
-        wanted = Wanted(
-            source=name,
-            ids=frozenset(chain.from_iterable([each.ids for each in names])),
-            contents=frozenset(chain.from_iterable([each.contents for each in names])),
-            checked=self._judge.checks(name),
-            hashes=frozenset().union(*[_both_hashes(each) for each in prints]),
-            places=frozenset().union(
-                *[places_of(piece.print, singly=request.singly) for piece in request.pieces]
-            ),
-            at=at,
-            since=at - window,
-        )
+        checked = self._judge.checks(request.pieces[0].batch.source)
+        events = sum([len(piece.print.lines) for piece in request.pieces])
+        numbered, names, wanted = await aside(events, partial(_asked, request, checked, at, window))
         found = await self._search.known(wanted, source.latest)
         known = found.names | await self._vouched(found, names)
-        left = []
-        for (piece, numbers), (ids, contents) in zip(numbered, names, strict=True):
-            pairs = zip(ids, contents, strict=True)
-            keep = [i for i, pair in enumerate(pairs) if known.isdisjoint(pair)]
-            if keep:
-                left.append((piece, numbers) if len(keep) == len(ids) else _pick(piece, ids, keep))
-        return left
+        return await aside(events, partial(_left, numbered, names, known))
 
     async def _vouched(self, found: Found, names: Sequence[Names]) -> AbstractSet[str]:
         """What events without a known id say, as far as a stored event that is signed says it, too."""
@@ -328,10 +306,50 @@ class Deduplicator:
         return Admission(batches, tuple(parts), self._replica)
 
 
+def _names(message: Message, meta: Meta) -> Names:
+    lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
+    return names_of(lines, meta.ordinals, pulled=meta.pulled)
+
+
 def _numbered(pieces: Sequence[Piece]) -> list[Numbered]:
     """Each piece with the ordinals of its events, counted over the whole request."""
     numbers = ordinals([piece.print for piece in pieces]) if len(pieces) > 1 else None
     return [(piece, numbers[n] if numbers else None) for n, piece in enumerate(pieces)]
+
+
+def _asked(
+    request: Pieces, checked: bool, at: float, window: float
+) -> tuple[list[Numbered], list[Names], Wanted]:
+    """What to search for, and the names of each piece's events."""
+    numbered = _numbered(request.pieces)
+    twins: Counter[str] = Counter()
+    names = [
+        names_of(piece.print.lines, numbers, pulled=piece.batch.pulled, twins=twins)
+        for piece, numbers in numbered
+    ]
+    prints = [piece.print for piece in request.pieces]
+    wanted = Wanted(
+        source=request.pieces[0].batch.source,
+        ids=frozenset(chain.from_iterable([each.ids for each in names])),
+        contents=frozenset(chain.from_iterable([each.contents for each in names])),
+        checked=checked,
+        hashes=frozenset().union(*[_both_hashes(each) for each in prints]),
+        places=frozenset().union(*[places_of(each, singly=request.singly) for each in prints]),
+        at=at,
+        since=at - window,
+    )
+    return numbered, names, wanted
+
+
+def _left(numbered: Sequence[Numbered], names: Sequence[Names], known: AbstractSet[str]) -> list[Numbered]:
+    """The pieces without the events that are known."""
+    left = []
+    for (piece, numbers), (ids, contents) in zip(numbered, names, strict=True):
+        pairs = zip(ids, contents, strict=True)
+        keep = [i for i, pair in enumerate(pairs) if known.isdisjoint(pair)]
+        if keep:
+            left.append((piece, numbers) if len(keep) == len(ids) else _pick(piece, ids, keep))
+    return left
 
 
 def _pick(piece: Piece, names: Sequence[str], keep: Sequence[int]) -> Numbered:

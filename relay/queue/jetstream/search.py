@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from relay import gzipped
 from relay.queue.dedup.names import names_of
 from relay.queue.dedup.opened import NOTHING, LastOpened, Opened
+from relay.queue.jetstream.aside import aside
 from relay.queue.jetstream.bucket import Bucket, Entry
 from relay.queue.jetstream.fetch import Message, get, scan
 from relay.queue.jetstream.index import from_header, unpack
@@ -180,16 +182,18 @@ class Search:
         opened = kept.get(seq)
         if opened is None:
             message = await get(self._link, self._stream, seq)
-            opened = None if message is None else _named(message)
+            if message is None:
+                return NOTHING
+            meta = decode(message)
+            opened = await aside(meta.count, partial(_named, message, meta))
             if opened is None:
                 return NOTHING
             kept.put(seq, opened)
         return opened
 
 
-def _named(message: Message) -> Opened | None:
+def _named(message: Message, meta: Meta) -> Opened | None:
     """The names of a batch's events; None where it is broken."""
-    meta = decode(message)
     lines = _lines(message, meta)
     if lines is None:
         return None
