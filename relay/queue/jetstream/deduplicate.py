@@ -28,7 +28,7 @@ from relay.clock import Clock
 from relay.errors import QueueError, QueueFull
 from relay.konnect.lines import ordinal_of
 from relay.model import Batch
-from relay.queue.dedup.fingerprint import Fingerprint, ordinals
+from relay.queue.dedup.fingerprint import ordinals
 from relay.queue.dedup.judge import Judge, NoJudge, vouch
 from relay.queue.dedup.names import Names, names_of
 from relay.queue.dedup.parts import with_lines
@@ -38,7 +38,6 @@ from relay.queue.jetstream.bucket import Bucket
 from relay.queue.jetstream.fetch import Message
 from relay.queue.jetstream.index import (
     NOWHERE,
-    former_hashes,
     from_header,
     pack,
     places_of,
@@ -123,7 +122,6 @@ class _Source:
 
     def __init__(self, floor: int) -> None:
         self.window: float | None = None  # seconds; None where deduplication is off
-        self.mixed = False  # a replica is at work whose hashes are of the former kind
         self.recent = Recent(floor, unpack)
         self.latest: deque[Stored] = deque(maxlen=_LATEST)
         self.flights: dict[_Flight, None] = {}  # in the order they were admitted
@@ -178,9 +176,6 @@ class Deduplicator:
         if window is None:
             yield self._admission(batches, _numbered(request.pieces), None)
             return
-        if source.mixed:  # while replicas are replaced one after the other
-            for piece in request.pieces:
-                piece.print.made = set(_both_hashes(piece.print))
         # No await from here until this one is among the recent: the next request must find it there.
         new = source.recent.is_new([piece.print for piece in request.pieces])
         if not new and (self._line >= _LINE or self._line_bytes >= _LINE_BYTES):
@@ -220,7 +215,6 @@ class Deduplicator:
         if source is None:
             self._floors[meta.source] = max(meta.newest, self._floors.get(meta.source, 0))
         elif (packed := from_header(meta.hashes)) is not None:
-            source.mixed |= meta.former
             source.recent.add(meta.oldest, meta.newest, meta.count, packed)
             source.latest.append(Stored(meta.seq, meta.place, meta.received_at, packed))
 
@@ -333,7 +327,7 @@ def _asked(
         ids=frozenset(chain.from_iterable([each.ids for each in names])),
         contents=frozenset(chain.from_iterable([each.contents for each in names])),
         checked=checked,
-        hashes=frozenset().union(*[_both_hashes(each) for each in prints]),
+        hashes=frozenset(_hashes(request.pieces)),
         places=frozenset().union(*[places_of(each, singly=request.singly) for each in prints]),
         at=at,
         since=at - window,
@@ -358,10 +352,6 @@ def _pick(piece: Piece, names: Sequence[str], keep: Sequence[int]) -> Numbered:
     batch = with_lines(piece.batch, [piece.print.lines[i] for i in keep])
     picked = replace(piece, batch=batch, packed=pack([hashes[i] for i in keep]))
     return picked, [ordinal_of(names[i]) for i in keep]
-
-
-def _both_hashes(each: Fingerprint) -> AbstractSet[int]:
-    return each.hashes.union(former_hashes(each))
 
 
 def _hashes(pieces: Sequence[Piece]) -> AbstractSet[int]:
