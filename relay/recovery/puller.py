@@ -99,15 +99,12 @@ class Puller:
 
     async def _known(self, source: str, window: Window) -> Received:
         """What was received of the window's newest part at least."""
-        now = self._clock.now()
-        if self._received is None or not self._received.serves(source, window):
-            self._received = None
+        received, self._received = self._received, None  # what is read in half counts double the next time
+        if received is None or not received.serves(source, window):
             received = Received(source, window, most=self._most)
-            await received.read(self._queue, now)
-            self._received = received
-        else:
-            await self._received.read(self._queue, now)
-        return self._received
+        await received.read(self._queue, self._clock.now())
+        self._received = received
+        return received
 
     async def _append(self, source: str, entries: Sequence[Entry], received: Received) -> int:
         """*entries* are the newest first; nothing of their oldest millisecond is still to come."""

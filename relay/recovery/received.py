@@ -40,14 +40,18 @@ class Received:
         return source == self.source and self.floor < window.end <= self.window.end
 
     async def read(self, queue: Queue, now: float) -> None:
-        """Take in what was received up to *now* and is not in it yet. Raises `QueueError`."""
+        """Take in what was received up to *now* and is not in it yet.
+
+        Raises `QueueError`; it is of no use then, for nobody knows how much of that it holds.
+        """
         start = self.window.start - _EARLIER if self._read_to is None else self._read_to
         async with aclosing(queue.received(start, now)) as batches:
             async for batch in batches:
                 if batch.source == self.source:
                     # Reading lines takes long: the intake goes on meanwhile.
                     self._add(await asyncio.to_thread(keys_of, batch.lines, self.window))
-        self._read_to = now
+        # A clock that was set back would have the same read again.
+        self._read_to = now if self._read_to is None else max(now, self._read_to)
 
     def count(self, moments: Iterable[int | None]) -> Counter[Key]:
         """How often each event of the minutes around these moments came; milliseconds since the epoch."""

@@ -12,6 +12,7 @@ import pytest
 
 from relay.batch import StoredBatch
 from relay.config.queue import SqliteQueueConfig
+from relay.errors import QueueError
 from relay.konnect.lines import count_formats
 from relay.model import Batch
 from relay.observe.metrics import Metrics
@@ -30,13 +31,19 @@ HOUR = 3600.0
 
 
 class Counted(SqliteQueue):
-    """Counts what is read of the log."""
+    """Counts what is read of the log, and breaks off once after *fails_after* batches."""
 
     batches_read = 0
+    fails_after: int | None = None
 
     async def received(self, start: float, end: float) -> AsyncGenerator[StoredBatch, None]:
         async with aclosing(super().received(start, end)) as batches:
             async for batch in batches:
+                if self.fails_after == 0:
+                    self.fails_after = None
+                    raise QueueError("the disk is busy")
+                if self.fails_after is not None:
+                    self.fails_after -= 1
                 self.batches_read += 1
                 yield batch
 
@@ -77,7 +84,7 @@ class Pulling:
             try:
                 if await self.go():
                     return
-            except KonnectUnavailable:
+            except (KonnectUnavailable, QueueError):
                 self.errors += 1
 
 
@@ -176,6 +183,53 @@ async def test_more_than_fits_into_memory_is_pulled_in_parts(
     assert pulling.goes >= 4
     assert pulling.accepted == 1000
     assert await stored(queue, clock) == once(events)
+
+
+async def half_pulled(
+    api: KonnectApi, konnect: FakeKonnect, queue: Counted, clock: FakeClock
+) -> tuple[Pulling, AuditEvent]:
+    """A pull that broke off, and an event of which there are two; both are older than what is pulled."""
+    maker = Maker()
+    (twin,) = maker.some(1, at=clock.now() - 2000)
+    events = maker.some(2500, at=clock.now() - 1000, every=0.1)
+    konnect.record([twin, twin, *events])
+    konnect.faults.add(Fault("GET", LOG, status=500, after=1))
+    pulling = Pulling(api, queue, clock)
+    with pytest.raises(KonnectUnavailable):
+        await pulling.go()
+    return pulling, twin
+
+
+async def test_what_a_broken_reading_took_in_is_not_counted_again(
+    api: KonnectApi, konnect: FakeKonnect, queue: Counted, clock: FakeClock
+) -> None:
+    """One of two twins comes while the log is pulled, and the queue fails behind it: the other is pulled."""
+    pulling, twin = await half_pulled(api, konnect, queue, clock)
+    await receive(queue, clock, [twin])
+    await receive(queue, clock, Maker().some(3000, at=clock.now() - HOUR * 3)[-10:])
+    queue.fails_after = 1
+
+    await pulling.run()
+
+    assert pulling.errors == 1
+    assert (await stored(queue, clock))[trace_of(twin)] == 2
+
+
+async def test_a_clock_that_is_set_back_has_nothing_counted_twice(
+    api: KonnectApi, konnect: FakeKonnect, queue: Counted, clock: FakeClock
+) -> None:
+    """What was read before the step is not read once more when the clock passes the same time again."""
+    pulling, twin = await half_pulled(api, konnect, queue, clock)
+    await receive(queue, clock, [twin])
+    konnect.faults.add(Fault("GET", LOG, status=500, after=0, times=2))
+    for step in (-600.0, 1200.0):
+        with pytest.raises(KonnectUnavailable):
+            await pulling.go()
+        clock.jump(step)
+
+    await pulling.run()
+
+    assert (await stored(queue, clock))[trace_of(twin)] == 2
 
 
 async def test_twins_on_two_pages_are_counted_together(
