@@ -74,23 +74,28 @@ class Puller:
         Nothing from the millisecond *beyond* on. A part without entries is left out, unless it is the last.
         """
         held: list[Entry] = []
+        oldest: int | None = None  # of all that came
         low = top
         number = 0
         async with aclosing(self._api.pages(start, top)) as pages:
             async for page in pages:
                 if page.repeated:  # the next go asks by time, which leads out of the circle
                     break
-                held += [entry for entry in page.entries if beyond is None or not _is_from(entry, beyond)]
-                if not _is_newest_first(held):
+                moments = [at for entry in page.entries if (at := moment_of(entry)) is not None]
+                if not _is_newest_first(moments if oldest is None else [oldest, *moments]):
                     raise KonnectError("Konnect's log cannot be pulled: it does not come newest first.")
+                held += [entry for entry in page.entries if beyond is None or not _is_from(entry, beyond)]
                 if page.cursor is None:
                     yield start, held
                     return
-                ready, held = _cut(held)
-                oldest = _oldest(held)
-                if ready and oldest is not None:
-                    low = (oldest + 1) / 1000
-                    yield low, ready
+                if page.entries and not moments:  # nothing of it could be let go of
+                    raise KonnectError("Konnect's log cannot be pulled: its entries have no time.")
+                if moments and moments[-1] != oldest:
+                    oldest = moments[-1]
+                    ready, held = _cut(held, oldest)
+                    if ready:
+                        low = (oldest + 1) / 1000
+                        yield low, ready
                 number += 1
                 if number >= _PAGES and low < top:
                     return
@@ -126,22 +131,15 @@ def _is_from(entry: Entry, millisecond: int) -> bool:
     return at is not None and at >= millisecond
 
 
-def _oldest(entries: Sequence[Entry]) -> int | None:
-    """The last one's moment; None where none of them has any."""
-    return next((at for entry in reversed(entries) if (at := moment_of(entry)) is not None), None)
-
-
-def _cut(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """What is newer than all that follows, and the oldest millisecond's entries: more may belong to these."""
-    oldest = _oldest(entries)
+def _cut(entries: list[Entry], oldest: int) -> tuple[list[Entry], list[Entry]]:
+    """What is newer than all that follows, and the *oldest* millisecond's entries: more may belong to these."""
     for index, entry in enumerate(entries):
-        if oldest is not None and moment_of(entry) == oldest:
+        if moment_of(entry) == oldest:
             return entries[:index], entries[index:]
     return [], entries
 
 
-def _is_newest_first(entries: Sequence[Entry]) -> bool:
-    moments = [at for entry in entries if (at := moment_of(entry)) is not None]
+def _is_newest_first(moments: Sequence[int]) -> bool:
     return all(newer >= older for newer, older in itertools.pairwise(moments))
 
 

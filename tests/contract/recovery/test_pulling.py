@@ -297,3 +297,21 @@ async def test_a_log_in_another_order_is_not_taken_for_whole(
 
     with pytest.raises(KonnectError, match="newest first"):
         await Pulling(api, queue, clock).go()
+
+
+async def test_entries_without_a_time_do_not_gather_in_memory(
+    api: KonnectApi, konnect: FakeKonnect, queue: Counted, clock: FakeClock
+) -> None:
+    """How far a pull has come could not be told; so it ends at their first page, whatever came before."""
+    for before in ("", '{"ts":"2025-06-15T15:00:01Z"},{"ts":"2025-06-15T15:00:00Z"}'):
+        konnect.faults.clear()
+        bodies = [before, *['{"ts":"yesterday"},{}'] * 5] if before else ['{"ts":"yesterday"},{}'] * 5
+        for number, entries in enumerate(bodies):
+            body = f'{{"data":[{entries}],"meta":{{"page":{{"next":"/v3/audit-logs?page[after]=c{number}"}}}}}}'
+            konnect.faults.add(Fault("GET", LOG, status=200, body=body.encode()))
+        calls = len(konnect.called("GET", LOG[1:]))
+
+        with pytest.raises(KonnectError, match="no time"):
+            await Pulling(api, queue, clock).go()
+
+        assert len(konnect.called("GET", LOG[1:])) - calls == (2 if before else 1)
