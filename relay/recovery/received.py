@@ -32,7 +32,7 @@ class Received:
         self.floor = window.start  # seconds since the epoch; what happened before is not all here
         self._most = most
         self._size = 0
-        self._minutes: dict[int | None, array[int]] = {}  # None: what has no time
+        self._minutes: dict[int, array[int]] = {}
         self._read_to: float | None = None  # what was received before is in it
 
     def serves(self, source: str, window: Window) -> bool:
@@ -56,23 +56,19 @@ class Received:
     def count(self, moments: Iterable[int | None]) -> Counter[Key]:
         """How often each event of the minutes around these moments came; milliseconds since the epoch."""
         found: Counter[Key] = Counter()
-        for minute in {None, *map(_minute_of, moments)}:
+        for minute in {at // _MINUTE for at in moments if at is not None}:
             found.update(self._minutes.get(minute, ()))
         return found
 
-    def _add(self, keys: Iterable[tuple[int | None, Key]]) -> None:
+    def _add(self, keys: Iterable[tuple[int, Key]]) -> None:
         first = int(self.floor * 1000)
         for at, key in keys:
-            if at is None or at >= first:
-                self._minutes.setdefault(_minute_of(at), array("q")).append(key)
+            if at >= first:
+                self._minutes.setdefault(at // _MINUTE, array("q")).append(key)
                 self._size += 1
         while self._size > self._most:
-            minutes = sorted(minute for minute in self._minutes if minute is not None)
+            minutes = sorted(self._minutes)
             if len(minutes) < 2 or minutes[1] * _MINUTE / 1000 >= self.window.end:
                 return  # one minute alone is taken whatever it holds
             self._size -= len(self._minutes.pop(minutes[0]))
             self.floor = minutes[1] * _MINUTE / 1000
-
-
-def _minute_of(at: int | None) -> int | None:
-    return None if at is None else at // _MINUTE
