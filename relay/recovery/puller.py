@@ -132,7 +132,7 @@ def _is_from(entry: Entry, millisecond: int) -> bool:
 
 
 def _cut(entries: list[Entry], oldest: int) -> tuple[list[Entry], list[Entry]]:
-    """What is newer than all that follows, and the *oldest* millisecond's entries: more may belong to these."""
+    """What is newer than the *oldest* millisecond, and the rest, to which more may belong."""
     for index, entry in enumerate(entries):
         if moment_of(entry) == oldest:
             return entries[:index], entries[index:]

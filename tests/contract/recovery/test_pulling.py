@@ -11,19 +11,23 @@ from pathlib import Path
 import pytest
 
 from relay.batch import StoredBatch
+from relay.cli.konnect_recovering import PULL_LASTS
 from relay.config.queue import SqliteQueueConfig
+from relay.config.schema import Config
 from relay.errors import QueueError
 from relay.konnect.lines import count_formats
-from relay.model import Batch
+from relay.model import Batch, Receipt
+from relay.observe import logs
 from relay.observe.metrics import Metrics
 from relay.queue.sqlite import SqliteQueue
 from relay.recovery.api import KonnectApi
+from relay.recovery.by_hand import PullByHand
 from relay.recovery.errors import KonnectError, KonnectUnavailable
 from relay.recovery.puller import Puller
 from relay.recovery.state import Window
 from tests.contract.recovery.running import trace, trace_of
 from tests.fakes.clock import FakeClock
-from tests.fakes.konnect import AuditEvent, FakeKonnect, Fault, Maker
+from tests.fakes.konnect import TOKEN, AuditEvent, FakeKonnect, Fault, Maker
 from tests.fakes.konnect.writing import line
 
 LOG = "*/v3/audit-logs"
@@ -307,7 +311,9 @@ async def test_entries_without_a_time_do_not_gather_in_memory(
         konnect.faults.clear()
         bodies = [before, *['{"ts":"yesterday"},{}'] * 5] if before else ['{"ts":"yesterday"},{}'] * 5
         for number, entries in enumerate(bodies):
-            body = f'{{"data":[{entries}],"meta":{{"page":{{"next":"/v3/audit-logs?page[after]=c{number}"}}}}}}'
+            body = (
+                f'{{"data":[{entries}],"meta":{{"page":{{"next":"/v3/audit-logs?page[after]=c{number}"}}}}}}'
+            )
             konnect.faults.add(Fault("GET", LOG, status=200, body=body.encode()))
         calls = len(konnect.called("GET", LOG[1:]))
 
@@ -315,3 +321,55 @@ async def test_entries_without_a_time_do_not_gather_in_memory(
             await Pulling(api, queue, clock).go()
 
         assert len(konnect.called("GET", LOG[1:])) - calls == (2 if before else 1)
+
+
+class Slow(Counted):
+    """Each append lasts a quarter of an hour."""
+
+    clock: FakeClock
+
+    async def append(self, batches: Sequence[Batch]) -> Receipt:
+        await self.clock.advance(900.0)
+        return await super().append(batches)
+
+
+async def test_a_pull_by_hand_is_answered_before_nobody_waits_for_it(
+    konnect: FakeKonnect, tmp_path: Path, clock: FakeClock
+) -> None:
+    """It says how far it came, and the next call goes on from there."""
+    events = Maker().some(4500, at=clock.now() - 1000, every=0.1)
+    konnect.record(events)
+    konnect.pull.cursor_form = "repeated"  # each go is short
+    settings = {"region": "us", "token": TOKEN, "source": "us", "regional_url": konnect.url()}
+    config = Config.model_validate(
+        {
+            "sources": [{"name": "us", "authorization": "Bearer x"}],
+            "destinations": [{"name": "siem", "type": "http"}],
+            "recovery": {"konnect": settings},
+        }
+    )
+    metrics = Metrics(["us"], [])
+    queue = await Slow.open(
+        SqliteQueueConfig(type="sqlite", path=tmp_path / "relay.db", min_free_disk=0),
+        clock=clock,
+        metrics=metrics,
+        deduplicate={"us": 7 * 86_400.0},
+    )
+    assert isinstance(queue, Slow)
+    queue.clock = clock
+    by_hand = PullByHand(queue, clock=clock, tally=metrics, log=logs.configure("error"))
+    start, end = clock.now() - HOUR, clock.now()
+
+    lasted, accepted, reached = [], 0, end
+    while reached > start:
+        began, before = clock.monotonic(), reached
+        _, _, new, reached = await by_hand.pull(config, None, Window(start, before))
+        lasted.append(clock.monotonic() - began)
+        accepted += new
+        assert reached < before
+    found = await stored(queue, clock)
+    await queue.close()
+
+    assert len(lasted) > 1
+    assert max(lasted) < PULL_LASTS
+    assert (accepted, reached, found) == (len(events), start, once(events))
