@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import threading
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relay import gzipped
 from relay.batch import StoredBatch
 from relay.cli.konnect_recovering import PULL_LASTS
 from relay.config.queue import SqliteQueueConfig
@@ -20,6 +23,7 @@ from relay.model import Batch, Receipt
 from relay.observe import logs
 from relay.observe.metrics import Metrics
 from relay.queue.sqlite import SqliteQueue
+from relay.recovery import puller
 from relay.recovery.api import KonnectApi
 from relay.recovery.by_hand import PullByHand
 from relay.recovery.errors import KonnectError, KonnectUnavailable
@@ -321,6 +325,35 @@ async def test_entries_without_a_time_do_not_gather_in_memory(
             await Pulling(api, queue, clock).go()
 
         assert len(konnect.called("GET", LOG[1:])) - calls == (2 if before else 1)
+
+
+async def test_pages_are_worked_through_beside_the_intake(
+    api: KonnectApi,
+    konnect: FakeKonnect,
+    queue: Counted,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What takes long, writing and compressing a thousand lines, is not done where Konnect is answered."""
+    events = Maker().some(1500, at=clock.now() - 1000)
+    konnect.record(events)
+    threads: set[int] = set()
+
+    def noted(function: Callable[..., bytes]) -> Callable[..., bytes]:
+        def noting(*arguments: Any) -> bytes:
+            threads.add(threading.get_ident())
+            return function(*arguments)
+
+        return noting
+
+    monkeypatch.setattr(puller, "line_of", noted(puller.line_of))
+    monkeypatch.setattr(gzipped, "compress", noted(gzipped.compress))
+
+    await Pulling(api, queue, clock).run()
+
+    assert threads
+    assert threading.get_ident() not in threads
+    assert await stored(queue, clock) == once(events)
 
 
 class Slow(Counted):
