@@ -96,12 +96,15 @@ class Pulling:
                 self.errors += 1
 
 
-async def receive(queue: SqliteQueue, clock: FakeClock, events: Sequence[AuditEvent]) -> None:
-    """They came by the webhook, ten at a time."""
+async def receive(
+    queue: SqliteQueue, clock: FakeClock, events: Sequence[AuditEvent], *, ago: float = 0.0
+) -> None:
+    """They came by the webhook, ten at a time, and are stored now."""
     for first in range(0, len(events), 10):
         lines = [line(event, "cef", stamp=clock.now()) for event in events[first : first + 10]]
         body = b"".join([each + b"\n" for each in lines])
-        await queue.append([Batch("us", clock.now(), count_formats(lines), body, gzip.compress(body), lines)])
+        at = clock.now() - ago
+        await queue.append([Batch("us", at, count_formats(lines), body, gzip.compress(body), lines)])
     await clock.advance(1.0)
 
 
@@ -125,6 +128,7 @@ async def test_an_error_costs_one_page(
     events = Maker().some(5500, at=clock.now() - 3000, every=0.5)
     konnect.record(events)
     await receive(queue, clock, events[:3000])
+    await clock.advance(60.0)  # what is younger is looked for again
     konnect.faults.add(Fault("GET", LOG, status=500, after=1))
     konnect.faults.add(Fault("GET", LOG, status=502, after=2))
     konnect.faults.add(Fault("GET", LOG, status=503, after=1))
@@ -216,6 +220,20 @@ async def test_what_a_broken_reading_took_in_is_not_counted_again(
     await receive(queue, clock, [twin])
     await receive(queue, clock, Maker().some(3000, at=clock.now() - HOUR * 3)[-10:])
     queue.fails_after = 2  # behind the first page that was pulled, and the twin
+
+    await pulling.run()
+
+    assert pulling.errors == 1
+    assert (await stored(queue, clock))[trace_of(twin)] == 2
+
+
+async def test_what_was_stored_while_the_log_was_read_is_not_missed(
+    api: KonnectApi, konnect: FakeKonnect, queue: Counted, clock: FakeClock
+) -> None:
+    """It came before the reading and was stored behind it, so it is found by the next one, and once."""
+    pulling, twin = await half_pulled(api, konnect, queue, clock)
+    await receive(queue, clock, [twin], ago=20.0)
+    konnect.faults.add(Fault("GET", LOG, status=500, after=0))
 
     await pulling.run()
 
