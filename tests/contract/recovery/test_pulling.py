@@ -19,11 +19,11 @@ from relay.config.queue import SqliteQueueConfig
 from relay.config.schema import Config
 from relay.errors import QueueError
 from relay.konnect.lines import count_formats
+from relay.konnect.pulled import line_of
 from relay.model import Batch, Receipt
 from relay.observe import logs
 from relay.observe.metrics import Metrics
 from relay.queue.sqlite import SqliteQueue
-from relay.recovery import puller
 from relay.recovery.api import KonnectApi
 from relay.recovery.by_hand import PullByHand
 from relay.recovery.errors import KonnectError, KonnectUnavailable
@@ -364,7 +364,7 @@ async def test_pages_are_worked_through_beside_the_intake(
 
         return noting
 
-    monkeypatch.setattr(puller, "line_of", noted(puller.line_of))
+    monkeypatch.setattr("relay.recovery.puller.line_of", noted(line_of))
     monkeypatch.setattr(gzipped, "compress", noted(gzipped.compress))
 
     await Pulling(api, queue, clock).run()
