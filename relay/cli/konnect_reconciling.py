@@ -21,7 +21,7 @@ from relay import __version__
 from relay.admin.times import parse_rfc3339, rfc3339
 from relay.cli.client import AdminClient, CommandFailed
 from relay.cli.konnect_access import Access
-from relay.cli.konnect_recovering import PULL_MOST, cut, pulled
+from relay.cli.konnect_recovering import pulled
 from relay.clock import SystemClock
 from relay.konnect.times import rfc3339 as rfc3339_ms
 
@@ -161,7 +161,7 @@ class Reconciler:
         if not_replayed is not None:
             since = max((job.end for job in jobs if job.completed), default=0.0)
             spans = widened(outcome.windows, self._margin, self._clock.now())
-            left = [piece for start, end, _ in spans if end > since for piece in cut(start, end, PULL_MOST)]
+            left = [(start, end) for start, end, _ in spans if end > since]
             try:
                 pulls += pulled(self._at, self._relay, left, self._tell)
             except CommandFailed as error:

@@ -1,11 +1,13 @@
 """Pulling the organisation's log for a person, as recovery does it for a gap by itself.
 
-Owns that one pull runs at a time, for each holds a slice of the log in memory, and the connection for it.
+Owns that one pull runs at a time, for each holds the keys of what was received in memory; the connection for
+it; and that the answer comes before nobody waits for it any more. What is left is asked for by another call.
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from relay.clock import Clock
 from relay.config.schema import Config
@@ -20,6 +22,12 @@ from relay.recovery.counting import Tally
 from relay.recovery.puller import Puller
 from relay.recovery.state import Window
 
+_LASTS: Final = 1200.0
+"""Seconds after which a call does not go on, and says how far it came.
+
+A command waits for an hour, but what has begun by then, some pages, may last as long again.
+"""
+
 
 class PullByHand:
     """Of one process that accepts."""
@@ -31,10 +39,11 @@ class PullByHand:
         self._log = log
         self._turn = asyncio.Lock()
 
-    async def pull(self, config: Config, region: str | None, window: Window) -> tuple[str, int, int]:
-        """Append what the organisation's log holds and its source did not receive.
+    async def pull(self, config: Config, region: str | None, window: Window) -> tuple[str, int, int, float]:
+        """Append what the organisation's log holds and its source did not receive, the newest first.
 
-        Returns the source, how many entries there were, and how many of them were new.
+        Returns the source, how many entries there were, how many of them were new, and from when on all of
+        the window is done: later than its start where that takes longer than a call may.
 
         What Konnect has deleted is not asked for. Raises `Conflict` where that is all of it, where there is
         no token, or it is not *region*'s; `KonnectError` or `QueueError`.
@@ -44,8 +53,9 @@ class PullByHand:
             raise Conflict("the relay has no token of Konnect's to pull with; set recovery.konnect.token")
         if region not in (None, settings.region):
             raise Conflict(f"the relay's region is {settings.region}, not {region}")
-        now = self._clock.now()
-        window = Window(max(window.start, now - KONNECT_RETENTION), min(window.end, now))
+        now, until = self._clock.now(), self._clock.monotonic() + _LASTS
+        asked = window.start
+        window = Window(max(asked, now - KONNECT_RETENTION), min(window.end, now))
         if window.start >= window.end:
             raise Conflict("Konnect has nothing of this span: it keeps seven days, up to now")
         source = targets_of(settings, [each.name for each in config.sources])[0].source
@@ -60,14 +70,16 @@ class PullByHand:
 
         async with self._turn, api:
             puller = Puller(api, self._queue, clock=self._clock)
-            while not await puller.pull(source, window, done, told):
-                pass
+            while not (over := await puller.pull(source, window, done, told)):
+                if self._clock.monotonic() >= until:
+                    break
+        reached = asked if over or done is None else done.start
         self._log.info(
             "recovery.pulled_by_hand",
             source=source,
-            start=rfc3339(window.start),
+            start=rfc3339(max(reached, window.start)),
             end=rfc3339(window.end),
             entries=entries,
             accepted=accepted,
         )
-        return source, entries, accepted
+        return source, entries, accepted, reached
