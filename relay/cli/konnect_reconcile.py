@@ -43,6 +43,7 @@ _NOTES: Final = {
     "konnect_unreadable": "events of Konnect's have nothing to compare by.",
     "portal": "accepted events are of a Dev Portal, which Konnect's log does not cover.",
     "unreadable": "accepted events have nothing to compare by.",
+    "kept_back": "events were kept back for their signature: they count as not accepted.",
 }
 
 

@@ -140,7 +140,9 @@ class Reconciler:
         for count, last in enumerate(stream):
             if "line" in last:
                 line = b64decode(last["line_base64"]) if "line_base64" in last else last["line"].encode()
-                both.relay_accepted(of_line(line), {name: Fate(it) for name, it in last["fates"].items()})
+                key = of_line(line, pulled=last["pulled"])
+                fates = {name: Fate(it) for name, it in last["fates"].items()}
+                both.relay_accepted(key, fates, kept_back=last["kept_back"])
             if count % _TOLD_EVERY == 0:
                 self._tell(f"{count:,} events from the relay")
         if "retained_from" not in last:

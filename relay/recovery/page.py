@@ -48,6 +48,7 @@ _TOTALS: Final[Sequence[tuple[str, str]]] = (
     ("extra", "accepted, and not in Konnect's log"),
     ("portal", "accepted from a Dev Portal, which Konnect's log does not cover"),
     ("unreadable", "accepted with nothing to compare by"),
+    ("kept_back", "kept back for their signature, which count as not accepted"),
 )
 _COLUMNS: Final = (
     "received",

@@ -57,6 +57,7 @@ class Outcome:
     extra: int  # accepted, and Konnect does not show them
     portal: int  # accepted from a Dev Portal, which the pull API does not cover
     unreadable: int  # accepted without anything to compare by
+    kept_back: int  # not accepted after all: their signatures did not verify
     konnect_unreadable: int  # the same on Konnect's side
     destinations: Mapping[str, Mapping[Fate, int]]  # of the events received
     extra_at: Mapping[str, int]  # delivered to a destination beyond what Konnect shows
@@ -79,7 +80,8 @@ class Reconciliation:
         self._spool = Spool(folder)
         self._names: Sequence[str] = ()
         self._limit = limit
-        self._konnect = self._accepted = self._portal = self._unreadable = self._konnect_unreadable = 0
+        self._konnect = self._konnect_unreadable = 0
+        self._accepted = self._portal = self._unreadable = self._kept_back = 0
         self._organisations: set[str] = set()
 
     def konnect_has(self, key: Key | None) -> None:
@@ -96,9 +98,14 @@ class Reconciliation:
         """Comes before the first event that the relay accepted."""
         self._names = destinations
 
-    def relay_accepted(self, key: Key | None, fates: Mapping[str, Fate]) -> None:
-        """An event of the relay's log with what became of it at each destination."""
-        if key is None:
+    def relay_accepted(self, key: Key | None, fates: Mapping[str, Fate], *, kept_back: bool = False) -> None:
+        """An event of the relay's log with what became of it at each destination.
+
+        What was kept back for its signature proves nothing: anybody who may send can make up an event's copy.
+        """
+        if kept_back:
+            self._kept_back += 1
+        elif key is None:
             self._unreadable += 1
         elif key.portal_id:
             self._portal += 1
@@ -122,6 +129,7 @@ class Reconciliation:
             extra=tally.extra.count,
             portal=self._portal,
             unreadable=self._unreadable,
+            kept_back=self._kept_back,
             konnect_unreadable=self._konnect_unreadable,
             destinations={
                 name: {_OF_LETTER[letter]: counts[letter] for letter in _OF_LETTER}

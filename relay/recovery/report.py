@@ -81,6 +81,7 @@ def document(about: Circumstances, outcome: Outcome, healing: Healing | None) ->
             "extra": outcome.extra,
             "portal": outcome.portal,
             "unreadable": outcome.unreadable,
+            "kept_back": outcome.kept_back,
             "konnect_unreadable": outcome.konnect_unreadable,
         },
         "destinations": [

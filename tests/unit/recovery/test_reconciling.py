@@ -113,6 +113,23 @@ def test_what_the_log_no_longer_holds_is_not_called_missing(tmp_path: Path) -> N
     assert not compare(tmp_path, [before], [], retained_from=AT + MINUTE).complete
 
 
+def test_what_was_kept_back_proves_nothing(tmp_path: Path) -> None:
+    """Whoever forges a copy of an event must not make it look received; the genuine one beside it is."""
+    both = Reconciliation(tmp_path)
+    both.konnect_has(key(1))
+    both.konnect_has(key(2))
+    both.relay_delivers_to(["siem"])
+    both.relay_accepted(key(1), {"siem": L}, kept_back=True)
+    both.relay_accepted(key(2), {"siem": L}, kept_back=True)
+    both.relay_accepted(key(2), {"siem": D})
+    outcome = both.outcome(None)
+
+    assert not outcome.complete
+    assert (outcome.received, outcome.missing, outcome.extra, outcome.kept_back) == (1, 1, 0, 2)
+    assert outcome.destinations["siem"] == {**dict.fromkeys(Fate, 0), D: 1}
+    assert [each.missing for each in outcome.windows] == [1]  # which `--heal` fetches
+
+
 def test_what_cannot_be_compared_is_counted_apart(tmp_path: Path) -> None:
     """Unreadable lines and portals' events are no losses; an unreadable entry of Konnect's is no proof."""
     outcome = compare(tmp_path, [], [(None, D), (key(1, portal="p"), D)])
