@@ -107,6 +107,7 @@ def _about(it: Any) -> str:
         ("Konnect", f"{konnect['host']}, organisation {', '.join(konnect['organisations']) or 'unknown'}"),
         ("Relay", f"{relay['admin']}, version {relay['version']}, replica {relay['replica']}"),
         ("Source", relay["source"] or "all"),
+        ("Konnect has deleted", f"what is before {konnect['deleted_before'] or 'the range'}"),
         ("Log whole since", relay["retained_from"] or "its first event"),
     )
     return (

@@ -58,6 +58,7 @@ class Outcome:
     portal: int  # accepted from a Dev Portal, which the pull API does not cover
     unreadable: int  # accepted without anything to compare by
     kept_back: int  # not accepted after all: their signatures did not verify
+    deleted_before: int | None  # milliseconds; what Konnect had of the range before that, nobody can tell
     konnect_unreadable: int  # the same on Konnect's side
     destinations: Mapping[str, Mapping[Fate, int]]  # of the events received
     extra_at: Mapping[str, int]  # delivered to a destination beyond what Konnect shows
@@ -69,7 +70,8 @@ class Outcome:
     @property
     def complete(self) -> bool:
         """Whether everything Konnect has was provably accepted."""
-        return not (self.missing or self.unproven or self.konnect_unreadable)
+        unknown = self.unproven or self.konnect_unreadable or self.deleted_before is not None
+        return not (self.missing or unknown)
 
 
 class Reconciliation:
@@ -114,9 +116,13 @@ class Reconciliation:
             letters = "".join([_LETTERS[fates.get(name, Fate.NOT_OWED)] for name in self._names])
             self._spool.accepted(key, letters.encode())
 
-    def outcome(self, retained_from: int | None) -> Outcome:
-        """Compare. *retained_from*: what was accepted before is gone, in ms; None: nothing is."""
-        tally = _Tally(len(self._names), self._limit, retained_from)
+    def outcome(self, retained_from: int | None, deleted_before: int | None = None) -> Outcome:
+        """Compare.
+
+        *retained_from*: what was accepted before is gone, in ms; None: nothing is. *deleted_before*: the same
+        of what Konnect had of the range.
+        """
+        tally = _Tally(len(self._names), self._limit, retained_from, deleted_before)
         for part in self._spool.parts():
             tally.take(part)
         return Outcome(
@@ -130,6 +136,7 @@ class Reconciliation:
             portal=self._portal,
             unreadable=self._unreadable,
             kept_back=self._kept_back,
+            deleted_before=deleted_before,
             konnect_unreadable=self._konnect_unreadable,
             destinations={
                 name: {_OF_LETTER[letter]: counts[letter] for letter in _OF_LETTER}
@@ -144,13 +151,16 @@ class Reconciliation:
 
 
 class _Tally:
-    def __init__(self, destinations: int, limit: int, retained_from: int | None) -> None:
+    def __init__(
+        self, destinations: int, limit: int, retained_from: int | None, deleted_before: int | None
+    ) -> None:
         self.received = self.alike = self.unproven = 0
         self.missing, self.extra = _Some(limit), _Some(limit)
         self.minutes: Counter[int] = Counter()  # in which something is missing
         self.fates = [Counter[str]() for _ in range(destinations)]
         self.extra_at = [0] * destinations
         self._proven_from = 0 if retained_from is None else retained_from + _CLOCKS_DIFFER
+        self._shown_from = deleted_before or 0  # by Konnect
 
     def take(self, part: Mapping[bytes, Entry]) -> None:
         lacking: list[Listed] = []
@@ -196,7 +206,7 @@ class _Tally:
         self.minutes[key.at // _MINUTE] += count
 
     def _exceed(self, copies: _Copies) -> None:
-        if copies.left and copies.key is not None:
+        if copies.left and copies.key is not None and copies.key.at >= self._shown_from:
             self.extra.add(Listed(copies.key, copies.left))
             for index, fates in enumerate(copies.take(copies.left)):
                 self.extra_at[index] += fates.count(_LETTERS[Fate.DELIVERED])

@@ -48,6 +48,7 @@ OUTCOME = Outcome(
     portal=2,
     unreadable=0,
     kept_back=0,
+    deleted_before=None,
     konnect_unreadable=0,
     destinations={"siem": {**dict.fromkeys(Fate, 0), Fate.DELIVERED: 3, Fate.FILTERED: 1}},
     extra_at={"siem": 0},
