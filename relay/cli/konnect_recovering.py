@@ -28,8 +28,8 @@ JOB_MOST: Final = 86_400.0
 PULL_MOST: Final = 6 * 3600.0
 """Seconds of one call of the relay; it reads its own log once for each such slice."""
 
-PULL_LASTS: Final = 3600.0
-"""Seconds that the relay may take to answer such a call."""
+PULL_LASTS: Final = 6 * 3600.0
+"""Seconds that the relay may take to answer such a call: Konnect may ask to be left alone for hours."""
 
 _POLL: Final = 5.0  # seconds, where no configuration says otherwise
 

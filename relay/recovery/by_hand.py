@@ -17,6 +17,8 @@ from relay.recovery.answers import rfc3339
 from relay.recovery.api import Hosts, KonnectApi
 from relay.recovery.completeness import targets_of
 from relay.recovery.counting import Tally
+from relay.recovery.errors import KonnectThrottled, KonnectUnavailable
+from relay.recovery.patience import pause
 from relay.recovery.puller import Puller
 from relay.recovery.state import Window
 
@@ -37,7 +39,7 @@ class PullByHand:
         Returns the source, how many entries there were, and how many of them were new.
 
         What Konnect has deleted is not asked for. Raises `Conflict` where that is all of it, where there is
-        no token, or it is not *region*'s; `KonnectError` or `QueueError`.
+        no token, or it is not *region*'s; `KonnectError` where it does not pass, or `QueueError`.
         """
         settings = None if config.recovery is None else config.recovery.konnect
         if settings is None or settings.token is None:
@@ -50,18 +52,27 @@ class PullByHand:
             raise Conflict("Konnect has nothing of this span: it keeps seven days, up to now")
         source = targets_of(settings, [each.name for each in config.sources])[0].source
         api = KonnectApi(Hosts.of(settings), settings.token, clock=self._clock, timeout=settings.timeout)
-        entries = accepted = 0
+        entries = accepted = failures = 0
         done: Window | None = None
 
         async def told(so_far: Window, read: int, new: int) -> None:
-            nonlocal done, entries, accepted
+            nonlocal done, entries, accepted, failures
+            failures = 0  # in a row
             done, entries, accepted = so_far, entries + read, accepted + new
             self._tally.recovered(source, new)
 
         async with self._turn, api:
             puller = Puller(api, self._queue, clock=self._clock)
-            while not await puller.pull(source, window, done, told):
-                pass
+            over = False
+            while not over:
+                try:
+                    over = await puller.pull(source, window, done, told)
+                except (KonnectThrottled, KonnectUnavailable) as error:
+                    failures += 1
+                    seconds = pause(failures, error)
+                    if seconds is None:
+                        raise
+                    await self._clock.sleep(seconds)
         self._log.info(
             "recovery.pulled_by_hand",
             source=source,
