@@ -80,6 +80,12 @@ class Access:
         """Of the destination; names are unique over all regions."""
         return f"konnect-relay-{self.scope.portal or self.region}"
 
+    @property
+    def configured_url(self) -> str | None:
+        """Where Konnect reaches the relay, by the configuration."""
+        url = None if self.settings is None else self.settings.url
+        return None if url is None else url.reveal()
+
     def endpoint(self) -> str | None:
         """The URL of the source's intake; None where it is not known. Raises `CommandFailed`."""
         from relay.recovery.binding import endpoint_of, is_whole

@@ -74,8 +74,8 @@ def rotate(
         url=url,
         source=source,
     )
-    # With --url this machine reaches the relay in a way of its own: only the path can be compared then.
-    compared = at if url is None else replace(at, base=None)
+    # With --url this machine reaches the relay in a way of its own, which tells nothing of Konnect's way.
+    compared = at if url is None else replace(at, base=at.configured_url)
     planned = asyncio.run(_plan(at, compared.leads_here))
     secret = authorization(secret_file)
     confirm(at, planned.steps(), [f"Konnect will send {secret.described()}."], yes=yes)

@@ -19,6 +19,8 @@ from relay.recovery.answers import rfc3339
 from relay.recovery.api import Hosts, KonnectApi
 from relay.recovery.completeness import targets_of
 from relay.recovery.counting import Tally
+from relay.recovery.errors import KonnectThrottled, KonnectUnavailable
+from relay.recovery.patience import pause
 from relay.recovery.puller import Puller
 from relay.recovery.state import Window
 
@@ -46,34 +48,43 @@ class PullByHand:
         the window is done: later than its start where that takes longer than a call may.
 
         What Konnect has deleted is not asked for. Raises `Conflict` where that is all of it, where there is
-        no token, or it is not *region*'s; `KonnectError` or `QueueError`.
+        no token, or it is not *region*'s; `KonnectError` where it does not pass, or `QueueError`.
         """
         settings = None if config.recovery is None else config.recovery.konnect
         if settings is None or settings.token is None:
             raise Conflict("the relay has no token of Konnect's to pull with; set recovery.konnect.token")
         if region not in (None, settings.region):
             raise Conflict(f"the relay's region is {settings.region}, not {region}")
-        now, until = self._clock.now(), self._clock.monotonic() + _LASTS
+        now = self._clock.now()
         asked = window.start
         window = Window(max(asked, now - KONNECT_RETENTION), min(window.end, now))
         if window.start >= window.end:
             raise Conflict("Konnect has nothing of this span: it keeps seven days, up to now")
         source = targets_of(settings, [each.name for each in config.sources])[0].source
         api = KonnectApi(Hosts.of(settings), settings.token, clock=self._clock, timeout=settings.timeout)
-        entries = accepted = 0
+        entries = accepted = failures = 0
         done: Window | None = None
 
         async def told(so_far: Window, read: int, new: int) -> None:
-            nonlocal done, entries, accepted
+            nonlocal done, entries, accepted, failures
+            failures = 0  # in a row
             done, entries, accepted = so_far, entries + read, accepted + new
             self._tally.recovered(source, new)
 
         async with self._turn, api:
+            until = self._clock.monotonic() + _LASTS
             puller = Puller(api, self._queue, clock=self._clock)
-            while not (over := await puller.pull(source, window, done, told)):
-                if self._clock.monotonic() >= until:
-                    break
-        reached = asked if over or done is None else done.start
+            over = False
+            while not over and self._clock.monotonic() < until:
+                try:
+                    over = await puller.pull(source, window, done, told)
+                except (KonnectThrottled, KonnectUnavailable) as error:
+                    failures += 1
+                    seconds = pause(failures, error)
+                    if seconds is None or self._clock.monotonic() + seconds > until:
+                        raise
+                    await self._clock.sleep(seconds)
+        reached = asked if over else window.end if done is None else done.start
         self._log.info(
             "recovery.pulled_by_hand",
             source=source,

@@ -175,6 +175,19 @@ async def test_what_konnect_does_not_show_is_extra(tmp_path: Path) -> None:
         assert [each["extra"] for each in report["destinations"]] == [1, 0]
 
 
+async def test_what_konnect_has_deleted_is_not_called_complete(tmp_path: Path) -> None:
+    """Of a time that its log does not reach back to, nobody can tell."""
+    async with house(tmp_path) as it:
+        for span in (("--from", "-30d", "--to", "-8d"), ("--from", "-7d")):
+            report = await it.reconcile(*span, status=1)
+
+            assert (report["verdict"], report["totals"]["missing"]) == ("unproven", 0)
+            assert report["konnect"]["deleted_before"] <= report["range"]["to"]
+
+        report = await it.reconcile("--from", "-6d")
+        assert (report["verdict"], report["konnect"]["deleted_before"]) == ("complete", None)
+
+
 async def post(it: House, events: list[Any]) -> None:
     """Events that Konnect's log of the organisation does not have."""
     headers = {"Authorization": AUTHORIZATION, "Content-Type": "text/plain"}
