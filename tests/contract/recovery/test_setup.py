@@ -266,7 +266,7 @@ async def test_a_token_no_header_can_hold_is_refused(
 
     code, _, err = await command("setup", "--token-file", str(tmp_path / "token"))
 
-    assert (code, konnect.calls) == (1, [])
+    assert (code, konnect.calls) == (2, [])
     assert "kpat_a" not in err
 
 
