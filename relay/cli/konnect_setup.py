@@ -150,7 +150,8 @@ def _report(
         )
         return
     screen = output.console()
-    screen.print(f"The webhook of {at.scope} is enabled and sends to {made.name}.", markup=False)
+    done = output.printable(f"The webhook of {at.scope} is enabled and sends to {made.name}.")
+    screen.print(done, markup=False)
     if unused or (shown is None and secret.file is None):
         return
     screen.print(
