@@ -23,6 +23,7 @@ from relay.cli.client import AdminClient, CommandFailed
 from relay.cli.konnect_access import Access
 from relay.cli.konnect_recovering import pulled
 from relay.clock import SystemClock
+from relay.errors import ConfigError
 from relay.konnect.times import rfc3339 as rfc3339_ms
 from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 
@@ -142,7 +143,7 @@ class Reconciler:
         if header is None or "destinations" not in header:
             raise CommandFailed("The relay does not tell what it accepted; is it of this version?")
         if self._at.source is None and len(header["sources"]) > 1:
-            raise CommandFailed("The relay has several sources. Give --source: the one of this organisation.")
+            raise ConfigError(["The relay has several sources. Give --source: the one of this organisation."])
         both.relay_delivers_to(list(header["destinations"]))
         last: Any = {}
         for count, last in enumerate(stream):

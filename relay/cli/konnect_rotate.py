@@ -174,7 +174,7 @@ def _report(at: Access, planned: Rotation, secret: Authorization, proof: Proof, 
     screen = output.console()
     screen.print(proof.sentence(), markup=False, soft_wrap=True)
     screen.print(
-        f"{made.name} sends the new authorization. Take the old one out of the list in"
+        f"{output.printable(made.name)} sends the new authorization. Take the old one out of the list in"
         f" {RETIRE_AFTER / 60:.0f} minutes, when no batch carries it any more, and reload.",
         markup=False,
         soft_wrap=True,

@@ -154,6 +154,12 @@ async def test_konnect_is_told_once_the_relay_accepts_both(
     """Asked with empty requests; afterwards it is said when the old one may go."""
     intake.then(accepting("Bearer new", "Bearer old"))
 
+    bound.name = "evil\x1b[2J"
+    _, out, err = await command("rotate", "--yes", "--secret-file", secret_file(tmp_path))
+    assert ("evil" in out, "\x1b" in out + err) == (True, False)
+    bound.authorization = "Bearer old"
+    intake.requests.clear()
+
     document = await command.document("rotate", "--yes", "--secret-file", secret_file(tmp_path))
 
     assert bound.authorization == "Bearer new"
