@@ -18,6 +18,7 @@ from random import Random
 from relay import __version__
 from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess, PulledSpan
 from relay.admin.server import AdminServer
+from relay.admin.times import rfc3339
 from relay.clock import Clock
 from relay.config.agreement import agreement
 from relay.config.destination import Filter
@@ -255,7 +256,9 @@ class Relay:
     async def pull(self, start: float, end: float, region: str | None) -> PulledSpan:
         if self._role == "deliver":
             raise Conflict("this process only delivers; ask one that accepts")
-        return PulledSpan(*await self._by_hand.pull(self._config, region, Window(start, end)))
+        window = Window(start, end)
+        source, entries, accepted, reached = await self._by_hand.pull(self._config, region, window)
+        return PulledSpan(source, entries, accepted, rfc3339(reached))
 
     async def hold(self, destination: str, detail: str) -> None:
         self._require_sight()

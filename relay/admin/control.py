@@ -57,6 +57,7 @@ class PulledSpan:
     source: str
     entries: int  # of the log
     accepted: int  # of these, what had not come before
+    reached: str  # how far back it came: everything from here on is done
 
 
 class RelayControl(Protocol):

@@ -1,7 +1,8 @@
 """`GET /api/v1/events`: what was accepted, and what became of each event, as one long stream of JSON lines.
 
     {"from": …, "to": …, "version": …, "destinations": {"splunk": {"discarded": 0}, …}, …}
-    {"id": …, "source": …, "received_at": …, "line": …, "fates": {"splunk": "delivered", …}}
+    {"id": …, "source": …, "received_at": …, "pulled": false, "line": …,
+     "fates": {"splunk": "delivered", …}, "kept_back": false}
     …
     {"events": 2, "retained_from": null}
 
@@ -103,14 +104,16 @@ class _Lines:
         received_at = rfc3339(batch.received_at)
         found = []
         for index in range(batch.count):
-            line = batch.line(index)
+            line, number = batch.line(index), batch.sequence + index
             if self._start <= line_time(line, batch.received_at) < self._end:
                 document = {
                     "id": batch.ids[index],
                     "source": batch.source,
                     "received_at": received_at,
+                    "pulled": batch.pulled,
                     **_line(line),
                     "fates": {name: each[index] for name, each in fates.items()},
+                    "kept_back": any(number in each.kept_back for each in self._standing.values()),
                 }
                 found.append(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
         self.count += len(found)

@@ -59,7 +59,7 @@ def list_(
                     it["end"],
                     it["state"],
                     None if it["deadline_seconds"] is None else output.span(it["deadline_seconds"]),
-                    (it["doing"] or "replay it by hand") if it["state"] == "open" else None,
+                    doing(it),
                 )
                 for it in gaps
             ],
@@ -98,6 +98,11 @@ def close(
         screen.print(output.printable(f"Gap {it['id']} ({span}) is {_word(it['state'])}."), markup=False)
     if not closed:
         screen.print("No open gaps.")
+
+
+def doing(gap: Any) -> str | None:
+    """What becomes of an open gap, as far as this process knows: another one may be at it."""
+    return gap["doing"] or ("replay it by hand" if gap["replay"] else None)
 
 
 def _listed(relay: AdminClient, *, include_closed: bool) -> list[Any]:

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import typer
 
-from relay.cli.client import CommandFailed
 from relay.cli.options import DEFAULT_CONFIG
 from relay.errors import ConfigError
 
@@ -80,14 +79,20 @@ class Access:
         """Of the destination; names are unique over all regions."""
         return f"konnect-relay-{self.scope.portal or self.region}"
 
+    @property
+    def configured_url(self) -> str | None:
+        """Where Konnect reaches the relay, by the configuration."""
+        url = None if self.settings is None else self.settings.url
+        return None if url is None else url.reveal()
+
     def endpoint(self) -> str | None:
-        """The URL of the source's intake; None where it is not known. Raises `CommandFailed`."""
+        """The URL of the source's intake; None where it is not known. Raises `ConfigError`."""
         from relay.recovery.binding import endpoint_of, is_whole
 
         if self.base is None:
             return None
         if self.source is None and not is_whole(self.base):
-            raise CommandFailed("Which source is it? Give --source, or --url with its whole path.")
+            raise ConfigError(["Which source is it? Give --source, or --url with its whole path."])
         return endpoint_of(self.base, self.source or "")
 
     def leads_here(self, endpoint: str | None) -> bool:
@@ -121,14 +126,14 @@ def access(
     url: str | None = None,
     source: str | None = None,
 ) -> Access:
-    """Put together what was given. Raises `CommandFailed`, `ConfigError` and `typer.BadParameter`."""
+    """Put together what was given. Raises `ConfigError` and `typer.BadParameter`."""
     from relay.recovery.answers import Scope
 
     loaded = _loaded(config)
     settings = loaded.recovery.konnect if loaded is not None and loaded.recovery is not None else None
     found = region or (settings.region if settings else None)
     if found is None:
-        raise CommandFailed("Which region is it? Give --region, or set recovery.konnect.region.")
+        raise ConfigError(["Which region is it? Give --region, or set recovery.konnect.region."])
     ours = settings if settings is not None and settings.region == found else None
     where = source or _source(loaded, ours, portal)
     configured = ours.url.reveal() if ours is not None and ours.url is not None else None
@@ -202,12 +207,12 @@ def _token(given: str | None, file: Path | None, settings: KonnectRecovery | Non
     elif settings is not None and settings.token is not None:
         text = settings.token.reveal()
     else:
-        raise CommandFailed(
-            "No Konnect token: set KONNECT_TOKEN, give --token-file, or set recovery.konnect.token."
+        raise ConfigError(
+            ["No Konnect token: set KONNECT_TOKEN, give --token-file, or set recovery.konnect.token."]
         )
     text = text.strip()
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise CommandFailed("The Konnect token holds characters that no token has.")
+        raise ConfigError(["The Konnect token holds characters that no token has."])
     return Secret(text)
 
 

@@ -110,7 +110,7 @@ async def _examine(
 def _expected(place: Access) -> str | None:
     try:
         return place.endpoint()
-    except CommandFailed:  # the source is not known, and that is a finding of its own
+    except ConfigError:  # the source is not known, and that is a finding of its own
         return None
 
 

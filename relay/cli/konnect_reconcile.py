@@ -43,6 +43,7 @@ _NOTES: Final = {
     "konnect_unreadable": "events of Konnect's have nothing to compare by.",
     "portal": "accepted events are of a Dev Portal, which Konnect's log does not cover.",
     "unreadable": "accepted events have nothing to compare by.",
+    "kept_back": "events were kept back for their signature: they count as not accepted.",
 }
 
 
@@ -153,6 +154,10 @@ def _show(document: Any, report: Path | None) -> None:
     for name, sentence in _NOTES.items():
         if totals[name]:
             screen.print(f"{totals[name]:,} {sentence}", markup=False)
+    if (deleted_before := document["konnect"]["deleted_before"]) is not None:
+        screen.print(
+            f"What is older than {deleted_before} cannot be told: Konnect keeps seven days.", markup=False
+        )
     screen.print(
         f"{document['verdict']}: Konnect has {totals['konnect']:,} events, {totals['received']:,} of them "
         f"were accepted, {totals['missing']:,} are missing.",

@@ -21,9 +21,11 @@ from relay import __version__
 from relay.admin.times import parse_rfc3339, rfc3339
 from relay.cli.client import AdminClient, CommandFailed
 from relay.cli.konnect_access import Access
-from relay.cli.konnect_recovering import PULL_MOST, cut, pulled
+from relay.cli.konnect_recovering import pulled
 from relay.clock import SystemClock
+from relay.errors import ConfigError
 from relay.konnect.times import rfc3339 as rfc3339_ms
+from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -100,11 +102,18 @@ class Reconciler:
         with TemporaryDirectory(prefix="konnect-relay-reconcile-") as folder:
             both = Reconciliation(Path(folder), limit=self._options.limit)
             await self._pull(api, both)
+            # Now, and not before: the oldest events are read last, and are deleted meanwhile.
+            deleted_before = self._deleted_before(self._clock.now())
             header, retained_from = self._accepted(both)
             self._tell("comparing")
             before = None if retained_from is None else round(parse_rfc3339(retained_from) * 1000)
-            outcome = await asyncio.to_thread(both.outcome, before)
+            outcome = await asyncio.to_thread(both.outcome, before, deleted_before)
         return self._about(header, retained_from), outcome
+
+    def _deleted_before(self, now: float) -> int | None:
+        """Up to when Konnect has deleted what happened in the range; None: nothing of it."""
+        oldest = round((now - KONNECT_RETENTION + RETENTION_SLACK) * 1000)
+        return min(oldest, self._span.end) if oldest > self._span.start else None
 
     async def _pull(self, api: KonnectApi, both: Reconciliation) -> None:
         from relay.recovery.keys import of_entry
@@ -134,13 +143,15 @@ class Reconciler:
         if header is None or "destinations" not in header:
             raise CommandFailed("The relay does not tell what it accepted; is it of this version?")
         if self._at.source is None and len(header["sources"]) > 1:
-            raise CommandFailed("The relay has several sources. Give --source: the one of this organisation.")
+            raise ConfigError(["The relay has several sources. Give --source: the one of this organisation."])
         both.relay_delivers_to(list(header["destinations"]))
         last: Any = {}
         for count, last in enumerate(stream):
             if "line" in last:
                 line = b64decode(last["line_base64"]) if "line_base64" in last else last["line"].encode()
-                both.relay_accepted(of_line(line), {name: Fate(it) for name, it in last["fates"].items()})
+                key = of_line(line, pulled=last["pulled"])
+                fates = {name: Fate(it) for name, it in last["fates"].items()}
+                both.relay_accepted(key, fates, kept_back=last["kept_back"])
             if count % _TOLD_EVERY == 0:
                 self._tell(f"{count:,} events from the relay")
         if "retained_from" not in last:
@@ -161,7 +172,7 @@ class Reconciler:
         if not_replayed is not None:
             since = max((job.end for job in jobs if job.completed), default=0.0)
             spans = widened(outcome.windows, self._margin, self._clock.now())
-            left = [piece for start, end, _ in spans if end > since for piece in cut(start, end, PULL_MOST)]
+            left = [(start, end) for start, end, _ in spans if end > since]
             try:
                 pulls += pulled(self._at, self._relay, left, self._tell)
             except CommandFailed as error:

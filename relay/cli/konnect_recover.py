@@ -22,7 +22,7 @@ from relay.cli.konnect_access import (
     TokenOption,
     access,
 )
-from relay.cli.konnect_recovering import JOB_MOST, PULL_LASTS, PULL_MOST, By, Fetched, cut, pulled, replay
+from relay.cli.konnect_recovering import JOB_MOST, PULL_LASTS, By, Fetched, cut, pulled, replay
 from relay.cli.moments import moment
 from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, ConfigOption, JsonOption
 from relay.cli.watch import Watch
@@ -67,9 +67,9 @@ def recover(
             _require_pull(at, by, fetched)
             try:
                 with reach(config, admin_url, admin_token, timeout=PULL_LASTS) as relay:
-                    for done in pulled(at, relay, cut(left, wanted[1], PULL_MOST), watch.tell):
+                    for done in pulled(at, relay, [(left, wanted[1])], watch.tell):
                         fetched.pulls.append(done)
-                        watch.reached((parse_rfc3339(done["to"]) - first) / (wanted[1] - first))
+                        watch.reached(1 - (parse_rfc3339(done["from"]) - left) / (wanted[1] - first))
             except (CommandFailed, ConfigError) as error:
                 if fetched.not_replayed is None:
                     raise
@@ -133,7 +133,7 @@ def _show(at: Access, fetched: Fetched, span: tuple[float, float], lost_until: f
         entries = sum(each["entries"] for each in fetched.pulls)
         accepted = sum(each["accepted"] for each in fetched.pulls)
         screen.print(
-            f"By pull: Konnect's log has {entries:,} events from {fetched.pulls[0]['from']} to"
+            f"By pull: Konnect's log has {entries:,} events from {fetched.pulls[-1]['from']} to"
             f" {rfc3339(span[1])}; {accepted:,} of them were new to {fetched.pulls[0]['source']}.",
             markup=False,
         )

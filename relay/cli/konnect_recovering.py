@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 JOB_MOST: Final = 86_400.0
 """Seconds of one replay job at most: there is progress to show, and a failure costs one day at most."""
 
-PULL_MOST: Final = 6 * 3600.0
-"""Seconds of one call of the relay; it reads its own log once for each such slice."""
-
 PULL_LASTS: Final = 3600.0
-"""Seconds that the relay may take to answer such a call."""
+"""Seconds that the relay may take to answer a call to pull. It answers before, and says how far it came."""
 
 _POLL: Final = 5.0  # seconds, where no configuration says otherwise
 
@@ -109,13 +106,24 @@ async def _one(at: Access, api: KonnectApi, piece: Piece, clock: Clock, watch: W
 def pulled(
     at: Access, relay: AdminClient, pieces: Sequence[Piece], told: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    """Have the relay pull each; its answers, as they come. Raises `CommandFailed`; what was pulled stays."""
+    """Have the relay pull each, the newest part first; its answers, as they come.
+
+    Each call asks for the whole rest, since the relay reads its own log once for each. Raises
+    `CommandFailed`; what was pulled stays.
+    """
+    before = ""
     for start, end in pieces:
         span = {"from": rfc3339(start), "to": rfc3339(end)}
-        told(f"{span['from']} to {span['to']}: the relay pulls it")
-        try:
-            answer = relay.post("/api/v1/pulls", {**span, "region": at.region})
-        except CommandFailed as error:
-            before = f" Everything before {span['from']} was pulled." if start > pieces[0][0] else ""
-            raise CommandFailed(f"The relay could not pull Konnect's log: {error}{before}") from None
-        yield {**span, **answer}
+        while span["to"] > span["from"]:
+            told(f"{span['from']} to {span['to']}: the relay pulls it")
+            try:
+                answer = relay.post("/api/v1/pulls", {**span, "region": at.region})
+            except CommandFailed as error:
+                where = f"from {span['from']} to {span['to']}"
+                raise CommandFailed(
+                    f"The relay could not pull Konnect's log {where}: {error}{before}"
+                ) from None
+            before = " What it had pulled before that stays."
+            reached = answer.pop("reached")
+            yield {"from": reached, "to": span["to"], **answer}
+            span["to"] = reached

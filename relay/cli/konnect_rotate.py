@@ -74,8 +74,8 @@ def rotate(
         url=url,
         source=source,
     )
-    # With --url this machine reaches the relay in a way of its own: only the path can be compared then.
-    compared = at if url is None else replace(at, base=None)
+    # With --url this machine reaches the relay in a way of its own, which tells nothing of Konnect's way.
+    compared = at if url is None else replace(at, base=at.configured_url)
     planned = asyncio.run(_plan(at, compared.leads_here))
     secret = authorization(secret_file)
     confirm(at, planned.steps(), [f"Konnect will send {secret.described()}."], yes=yes)
@@ -174,7 +174,7 @@ def _report(at: Access, planned: Rotation, secret: Authorization, proof: Proof, 
     screen = output.console()
     screen.print(proof.sentence(), markup=False, soft_wrap=True)
     screen.print(
-        f"{made.name} sends the new authorization. Take the old one out of the list in"
+        f"{output.printable(made.name)} sends the new authorization. Take the old one out of the list in"
         f" {RETIRE_AFTER / 60:.0f} minutes, when no batch carries it any more, and reload.",
         markup=False,
         soft_wrap=True,

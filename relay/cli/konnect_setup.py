@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relay.cli import output
-from relay.cli.client import CommandFailed
 from relay.cli.konnect_access import (
     Access,
     NameOption,
@@ -25,6 +24,7 @@ from relay.cli.konnect_access import (
 )
 from relay.cli.konnect_secret import Authorization, SecretFileOption, authorization
 from relay.cli.options import DEFAULT_CONFIG, ConfigOption, JsonOption, YesOption
+from relay.errors import ConfigError
 
 if TYPE_CHECKING:
     from relay.config.secret import Secret
@@ -75,7 +75,7 @@ def setup(
     )
     endpoint = at.endpoint()
     if endpoint is None:
-        raise CommandFailed("Where does Konnect reach the relay? Give --url, or set recovery.konnect.url.")
+        raise ConfigError(["Where does Konnect reach the relay? Give --url, or set recovery.konnect.url."])
     configured = _configured(at, secret_file) if as_configured else None
     planned = asyncio.run(_plan(at, name or at.default_name, endpoint, log_format.value, take_over))
     secret = authorization(secret_file, configured)
@@ -90,7 +90,7 @@ def _configured(at: Access, secret_file: Path | None) -> Secret:
     if secret_file is not None:
         raise typer.BadParameter("--as-configured and --secret-file exclude each other")
     if not at.authorizations:
-        raise CommandFailed("The configuration names no authorization for this source.")
+        raise ConfigError(["The configuration names no authorization for this source."])
     return at.authorizations[0]
 
 
@@ -150,7 +150,8 @@ def _report(
         )
         return
     screen = output.console()
-    screen.print(f"The webhook of {at.scope} is enabled and sends to {made.name}.", markup=False)
+    done = output.printable(f"The webhook of {at.scope} is enabled and sends to {made.name}.")
+    screen.print(done, markup=False)
     if unused or (shown is None and secret.file is None):
         return
     screen.print(

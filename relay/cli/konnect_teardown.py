@@ -48,7 +48,8 @@ def teardown(
             }
         )
         return
-    output.console().print(f"The destination {made.name} is gone from Konnect.", markup=False)
+    done = output.printable(f"The destination {made.name} is gone from Konnect.")
+    output.console().print(done, markup=False)
 
 
 async def _plan(at: Access, name: str) -> Removal:

@@ -12,7 +12,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from relay import __version__
-from relay.cli import check, dead_letters, demo, destinations, gaps, konnect, queue, replay, run, status
+from relay.cli import (
+    check,
+    dead_letters,
+    demo,
+    destinations,
+    gaps,
+    konnect,
+    output,
+    queue,
+    replay,
+    run,
+    status,
+)
 from relay.errors import ConfigError, RelayError
 
 FAILED, WRONG = 1, 2
@@ -66,4 +78,4 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def complain(message: str) -> None:
-    sys.stderr.write(f"konnect-relay: {message}\n")
+    sys.stderr.write(output.printable(f"konnect-relay: {message}\n"))

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from relay.cli import output
 from relay.cli.client import reach
+from relay.cli.gaps import doing
 from relay.cli.options import DEFAULT_CONFIG, AdminTokenOption, AdminUrlOption, ConfigOption, JsonOption
 
 
@@ -173,7 +174,7 @@ def _gaps(gaps: list[Any]) -> Table:
                 it["end"],
                 output.span(it["age_seconds"]),
                 output.span(it["deadline_seconds"]),
-                it["doing"] or "replay it by hand",
+                doing(it),
             )
             for it in gaps
         ],

@@ -308,7 +308,7 @@ class Queue(Protocol):
         ...
 
     def last_received(self) -> Mapping[str, float]:
-        """When each source's last accepted event came, seconds since the epoch."""
+        """When each source last sent an accepted event, seconds since the epoch. Pulls do not count."""
         ...
 
     def destinations(self) -> Sequence[str]:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Final
 
 from relay.batch import StoredBatch
-from relay.model import ReaderKind
+from relay.model import ReaderKind, Reason
 from relay.queue.base import DeadLetterFilter, Queue
 
 _PAGE: Final = 1_000  # dead letters read at a time
@@ -62,6 +62,7 @@ class Standing:
     owed_from: int
     backlog: tuple[tuple[int, int], ...]  # [start, end) of what was not settled
     letters: Letters
+    kept_back: Letters  # of these, for a signature that does not verify
 
     def fates(self, batch: StoredBatch, wanted: Collection[int]) -> list[Fate]:
         """The fate of each event of *batch*, where *wanted* are those its filter lets through."""
@@ -83,7 +84,7 @@ async def standings(queue: Queue, names: Sequence[str]) -> Mapping[str, Standing
     places = {name: _place(queue, name) for name in names}
     found = {}
     for name, (owed_from, backlog) in places.items():
-        found[name] = Standing(owed_from, backlog, await _letters(queue, name))
+        found[name] = Standing(owed_from, backlog, *await _letters(queue, name))
     return found
 
 
@@ -103,17 +104,25 @@ def _place(queue: Queue, name: str) -> tuple[int, tuple[tuple[int, int], ...]]:
     return head - queue.books(name).owed, tuple(backlog)
 
 
-async def _letters(queue: Queue, name: str) -> Letters:
+async def _letters(queue: Queue, name: str) -> tuple[Letters, Letters]:
+    """All, and those for a signature."""
     spans: list[tuple[int, int]] = []
+    kept_back: list[tuple[int, int]] = []
     after = 0
     while True:
         page = await queue.dead_letters(DeadLetterFilter(destination=name), after=after, limit=_PAGE)
         for letter in page:
-            start = letter.position.sequence + letter.position.offset
-            if spans and sum(spans[-1]) == start:  # where a destination refuses everything
-                spans[-1] = (spans[-1][0], spans[-1][1] + letter.count)
-            else:
-                spans.append((start, letter.count))
+            span = letter.position.sequence + letter.position.offset, letter.count
+            _note(spans, span)
+            if letter.reason is Reason.SIGNATURE:
+                _note(kept_back, span)
         if len(page) < _PAGE:
-            return Letters(spans)
+            return Letters(spans), Letters(kept_back)
         after = page[-1].id
+
+
+def _note(spans: list[tuple[int, int]], span: tuple[int, int]) -> None:
+    if spans and sum(spans[-1]) == span[0]:  # where a destination refuses everything
+        spans[-1] = (spans[-1][0], spans[-1][1] + span[1])
+    else:
+        spans.append(span)

@@ -130,7 +130,7 @@ class Fetching:
         if judged.trouble:
             return self._failed(state, judged)
         self._log.info("recovery.replayed", gap=job.gap, webhook=str(job.target.scope))
-        return fetched(state, job.target, job.window, job.began_at)
+        return fetched(state, job.gap, job.target, job.window, job.began_at, self._rules)
 
     def _failed(self, state: State, judged: Judge) -> State:
         job = judged.job
@@ -178,7 +178,7 @@ class Fetching:
         self._log.info(
             "recovery.pulled", gap=gap.id, source=target.source, entries=entries, accepted=accepted
         )
-        return fetched(state, target, window, began_at)
+        return fetched(state, gap.id, target, window, began_at, self._rules)
 
     def _not_kept(self, state: State, gap: Gap, target: Target, trouble: str) -> State:
         """After the queue took nothing: it would be no better with the source's other gaps."""

@@ -17,13 +17,11 @@ from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 from relay.recovery.answers import ReplayJob, ReplayState, Scope
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectConflict, KonnectError, KonnectThrottled, KonnectUnavailable
-from relay.recovery.patience import asked
+from relay.recovery.patience import pause
 from relay.recovery.reconciling import Window
 
 _POLL: Final = 5.0  # seconds between two looks at a job
 _LONGEST: Final = 6 * 3600.0  # seconds a job may take, ours or another one
-_TRIES: Final = 6  # calls in a row that may fail for a reason that passes
-_LONGEST_WAIT: Final = 60.0  # seconds between two of them, unless Konnect asks for more
 # The API's times are whole milliseconds, and nobody has promised not to cut them to seconds.
 _SAME: Final = 1.0  # seconds
 
@@ -100,7 +98,7 @@ async def run_job(
     deadline = clock.monotonic() + _LONGEST
     begun, failures = False, 0
     while clock.monotonic() < deadline:
-        pause = poll
+        wait = poll
         try:
             if not begun:
                 with suppress(KonnectConflict):  # somebody else's, or ours, and the answer was lost
@@ -108,9 +106,10 @@ async def run_job(
             job = await api.replay_job(scope)
         except (KonnectThrottled, KonnectUnavailable) as error:
             failures += 1
-            if failures >= _TRIES:
+            longer = pause(failures, error)
+            if longer is None:
                 raise
-            pause = max(poll, asked(error), min(_LONGEST_WAIT, 2.0**failures))
+            wait = max(poll, longer)
         else:
             failures = 0
             # Where another one has taken its place, nobody knows how ours ended: it is begun again.
@@ -118,7 +117,7 @@ async def run_job(
             if begun and job.state.over:
                 return job
             told(f"replay job {job.state.value}" if begun else "waiting for another replay job")
-        await clock.sleep(pause)
+        await clock.sleep(wait)
     raise KonnectError("Konnect's replay job did not end in time.")
 
 

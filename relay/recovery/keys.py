@@ -13,12 +13,14 @@ from typing import Final, NamedTuple
 
 from relay.konnect.parse import parse
 from relay.konnect.peek import EventType, event_type
+from relay.konnect.pulled import MARK
 from relay.konnect.record import Record
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _AUTHZ: Final = "Authz."
 _OUTCOME: Final = "AUTHENTICATION_OUTCOME_"
+_MARKED: Final = (MARK, True)
 _PULLED: Final = {
     "authentication": EventType.AUTHENTICATION,
     "authorization": EventType.AUTHORIZATION,
@@ -40,10 +42,15 @@ class Key(NamedTuple):
     outcome: str  # granted, successful, or the status
 
 
-def of_line(line: bytes) -> Key | None:
-    """Of an event as a webhook sent it, in any format; None where it cannot be compared."""
+def of_line(line: bytes, *, pulled: bool = False) -> Key | None:
+    """Of an event as a webhook sent it, in any format, or as the relay *pulled* it; None: not to be compared.
+
+    A sent line that says it was pulled is none of Konnect's.
+    """
     record = parse(line)
-    return None if record is None else of_record(record)
+    if record is None or (_MARKED in record.extra and not pulled):
+        return None
+    return of_record(record)
 
 
 def of_record(record: Record) -> Key | None:

@@ -25,13 +25,16 @@ Key = int
 _PULLED: Final = (MARK, True)
 
 
-def keys_of(lines: Iterable[bytes], window: Window) -> list[tuple[int | None, Key]]:
-    """The keys of those received lines that happened in *window*, and when, without pulled ones."""
+def keys_of(lines: Iterable[bytes], window: Window) -> list[tuple[int, Key]]:
+    """The keys of those received lines that happened in *window*, and when, without pulled ones.
+
+    A line that does not tell when has none: what it would be compared with tells.
+    """
     first, last = int(window.start * 1000), int(window.end * 1000) + 1
     found = []
     for line in lines:
         at = event_time(identity(line))
-        if at is None or first <= at <= last:
+        if at is not None and first <= at <= last:
             record = parse(line)
             if record is not None and _PULLED not in record.extra:
                 found.append((at, key_of(record)))

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
-from relay.recovery.state import Job, Rules, State, Target, Window, Work
+from relay.recovery.state import Job, Rules, State, Target, Window, Work, covered_of, window_of
 
 
-def fetched(state: State, target: Target, window: Window, began_at: float) -> State:
-    """After everything of *window* came: it serves every gap in it that was over when that began."""
+def fetched(state: State, gap: int, target: Target, window: Window, began_at: float, rules: Rules) -> State:
+    """After everything of *window* came for *gap*, which may have grown meanwhile.
+
+    It serves every other gap in it that was over when that began.
+    """
     work = dict(state.work)
-    gone = began_at - KONNECT_RETENTION + RETENTION_SLACK
-    for gap in state.gaps:
-        if gap.source == target.source and gap.end <= began_at:
-            before = state.of(gap.id, target.scope)
-            if window.start <= max(gap.start, gone) and window.start <= gap.end <= window.end:
-                work[gap.id, target.scope] = replace(
-                    before, covered=window, failures=0, pulled=None, trouble=""
-                )
+    for each in state.gaps:
+        before = state.of(each.id, target.scope)
+        so_far = covered_of(before, each, began_at, rules)
+        needed = window_of(each, began_at, rules).start if so_far is None else so_far.end
+        whole = each.end <= min(window.end, began_at)
+        if each.source != target.source or window.start > needed or not (whole or each.id == gap):
+            continue
+        covered = Window(
+            window.start if so_far is None else so_far.start,
+            window.end if whole else min(window.end, began_at),
+        )
+        work[each.id, target.scope] = replace(before, covered=covered, failures=0, pulled=None, trouble="")
     return replace(state, work=work)
 
 
@@ -53,8 +59,7 @@ def failed_job(
     scope = job.target.scope
     for number in {job.gap, *_within(state, job)}:
         before = state.of(number, scope)
-        can_pull = job.target.can_pull and not ours
-        work = failed(before, now, rules, trouble, can_pull=can_pull, lasting=lasting)
+        work = failed(before, now, rules, trouble, can_pull=job.target.can_pull, lasting=lasting)
         state = state.with_work(number, scope, work)
     return postponed(state, job.target, state.of(job.gap, scope).retry_at) if ours else state
 

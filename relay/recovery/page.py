@@ -48,6 +48,7 @@ _TOTALS: Final[Sequence[tuple[str, str]]] = (
     ("extra", "accepted, and not in Konnect's log"),
     ("portal", "accepted from a Dev Portal, which Konnect's log does not cover"),
     ("unreadable", "accepted with nothing to compare by"),
+    ("kept_back", "kept back for their signature, which count as not accepted"),
 )
 _COLUMNS: Final = (
     "received",
@@ -106,6 +107,7 @@ def _about(it: Any) -> str:
         ("Konnect", f"{konnect['host']}, organisation {', '.join(konnect['organisations']) or 'unknown'}"),
         ("Relay", f"{relay['admin']}, version {relay['version']}, replica {relay['replica']}"),
         ("Source", relay["source"] or "all"),
+        ("Konnect has deleted", f"what is before {konnect['deleted_before'] or 'the range'}"),
         ("Log whole since", relay["retained_from"] or "its first event"),
     )
     return (

@@ -24,6 +24,8 @@ LONGEST_ASKED: Final = 3600.0
 
 _FIRST: Final = 5.0  # seconds after the first failed call, doubled after each further one
 _LONGEST: Final = 300.0
+_TRIES: Final = 6  # calls in a row that may fail while somebody waits
+_LONGEST_PAUSE: Final = 60.0  # seconds between two of them, unless Konnect asks for more
 
 
 class Kind(StrEnum):
@@ -109,6 +111,13 @@ def told(error: KonnectError) -> str:
 def asked(error: KonnectError) -> float:
     """Seconds for which Konnect wants to be left alone, as far as that is obeyed."""
     return min(error.retry_after or 0.0, LONGEST_ASKED)
+
+
+def pause(failures: int, error: KonnectError) -> float | None:
+    """Seconds until somebody who waits for an answer asks again; None after so many *failures* in a row."""
+    if failures >= _TRIES:
+        return None
+    return max(asked(error), min(_LONGEST_PAUSE, 2.0**failures))
 
 
 def _wait(failures: int) -> float:

@@ -10,6 +10,7 @@ at a time; and that a call which keeps failing keeps nothing else waiting. How a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from relay.model import Gap
@@ -18,7 +19,7 @@ from relay.recovery.actions import Action, Close, Judge, Look, Mend, Poll, Pull,
 from relay.recovery.answers import ReplayState, Scope
 from relay.recovery.hook import INACTIVE, Hook
 from relay.recovery.patience import Call, Kind
-from relay.recovery.state import Job, Rules, State, Target, Window, Work
+from relay.recovery.state import Job, Rules, State, Target, Window, Work, covered_of, window_of
 
 # What this relay answers to a batch and would answer again, and what an operator can do about it.
 _LASTING: Final = {
@@ -133,21 +134,39 @@ def _recover(state: State, now: float, rules: Rules) -> Action:
         targets = [target for target in state.targets if target.source == gap.source]
         if not targets or not gap.id or gap.end <= now - KONNECT_RETENTION + RETENTION_SLACK:
             continue  # nobody can help, it is not written down yet, or `expiry` is about to close it
-        if gap.cause == INACTIVE and now < gap.start + rules.growing and _is_failing(state, targets):
-            continue
-        if now < (settled_at := _settled_at(state, gap, now, rules)):  # it may still grow
-            wake = min(wake, settled_at)
-            continue
+        settled_at = _settled_at(state, gap, now, rules)
+        grows = now < settled_at or _is_failing(state, gap)
         left = [each for each in targets if not _is_covered(state.of(gap.id, each.scope), gap, now, rules)]
-        if not left:
+        if not left and not grows:
             return Close(gap, _lost_until(state, gap, targets))
         for target in left:
-            action = _fetch(state, gap, target, now, rules)
+            part = _part(state, gap, target, now, rules, grows=grows)
+            if part is None:
+                wake = min(wake, settled_at) if now < settled_at else wake
+                continue
+            action = _fetch(state, part, target, now, rules)
             if isinstance(action, Wait):
                 wake = min(wake, action.until)
             elif action is not None:
                 return action
     return Wait(max(wake, now))
+
+
+def _part(state: State, gap: Gap, target: Target, now: float, rules: Rules, *, grows: bool) -> Gap | None:
+    """What is left of a gap to be fetched; None while it grows and that is little.
+
+    It may grow for days: a refusal a minute, a webhook that somebody switched off. A pull that has begun goes
+    on with the end it had then.
+    """
+    work = state.of(gap.id, target.scope)
+    so_far = covered_of(work, gap, now, rules)
+    left = gap if so_far is None else replace(gap, start=max(gap.start, so_far.end))
+    if not grows:
+        return left
+    if work.pulled is not None:
+        return replace(left, end=min(gap.end, work.pulled.end))
+    ends = min(gap.end, now - rules.settle)
+    return replace(left, end=ends) if ends - left.start >= rules.growing else None
 
 
 def _settled_at(state: State, gap: Gap, now: float, rules: Rules) -> float:
@@ -167,9 +186,10 @@ def _overlap(other: Gap, gap: Gap, window: Window) -> bool:
     return other.source == gap.source and other.start <= window.end and other.end >= window.start
 
 
-def _is_failing(state: State, targets: Sequence[Target]) -> bool:
-    hooks = [state.hooks.get(target.scope) for target in targets]
-    return any(hook is not None and hook.is_failing for hook in hooks)
+def _is_failing(state: State, gap: Gap) -> bool:
+    """Whether it is of a webhook that is inactive still: each look at that widens it."""
+    hooks = [state.hooks.get(target.scope) for target in state.targets if target.source == gap.source]
+    return gap.cause == INACTIVE and any(hook is not None and hook.is_failing for hook in hooks)
 
 
 def _fetch(state: State, gap: Gap, target: Target, now: float, rules: Rules) -> Action | None:
@@ -195,8 +215,8 @@ def _fetch(state: State, gap: Gap, target: Target, now: float, rules: Rules) -> 
 
 
 def _pull(gap: Gap, target: Target, window: Window, work: Work) -> Pull:
-    """One that has begun goes on where it was, with the end it had then, unless the gap has grown since."""
-    if work.pulled is None or work.pulled.end < gap.end:
+    """One that has begun goes on where it was, with the end it had then; what a gap has grown by is next."""
+    if work.pulled is None:
         return Pull(gap, target, window)
     return Pull(gap, target, Window(window.start, work.pulled.end), done=work.pulled)
 
@@ -211,25 +231,18 @@ def _no_replay(state: State, scope: Scope, hook: Hook | None, rules: Rules) -> b
     return not hook.is_ours_to_mend or _given_up(state, Kind.MEND, scope, rules)
 
 
-def window_of(gap: Gap, now: float, rules: Rules) -> Window:
-    """What is to be fetched for a gap: with a margin, of what Konnect still has."""
-    return Window(
-        max(gap.start - rules.margin, now - KONNECT_RETENTION + RETENTION_SLACK),
-        min(gap.end + rules.margin, now),
-    )
-
-
 def _joint_window(state: State, gap: Gap, target: Target, now: float, rules: Rules) -> Window:
     """The gap's window and those of the source's other gaps that overlap: one trouble has several causes.
 
-    Without those that are left alone for a while, for what cannot be had of them would keep this one open,
-    and a replay without those that are pulled, for they would come a second time.
+    Without those that grow or are left alone for a while, for what cannot be had of them would keep this one
+    open, and a replay without those that are pulled, for they would come a second time.
     """
     window, pulls = window_of(gap, now, rules), state.of(gap.id, target.scope).pulls
     for other in sorted(state.gaps, key=lambda each: each.start):
         work = state.of(other.id, target.scope)
-        apart = now < max(other.end + rules.settle, work.retry_at) or (work.pulls and not pulls)
-        if other.source == gap.source and not apart:
+        grows = now < other.end + rules.settle or _is_failing(state, other)
+        apart = grows or now < work.retry_at or (work.pulls and not pulls)
+        if other.source == gap.source and other.id != gap.id and not apart:
             its = window_of(other, now, rules)
             if its.start <= window.end and its.end >= window.start:
                 window = Window(min(window.start, its.start), max(window.end, its.end))
@@ -238,10 +251,8 @@ def _joint_window(state: State, gap: Gap, target: Target, now: float, rules: Rul
 
 def _is_covered(work: Work, gap: Gap, now: float, rules: Rules) -> bool:
     """Whether it was fetched. A gap may have grown since."""
-    if work.covered is None:
-        return False
-    wanted = window_of(gap, now, rules)
-    return work.covered.start <= wanted.start and work.covered.end >= gap.end
+    so_far = covered_of(work, gap, now, rules)
+    return so_far is not None and so_far.end >= gap.end
 
 
 def _lost_until(state: State, gap: Gap, targets: Sequence[Target]) -> float | None:

@@ -7,6 +7,7 @@ Twins stay in one request, whose events are told apart by their number.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -74,23 +75,28 @@ class Puller:
         Nothing from the millisecond *beyond* on. A part without entries is left out, unless it is the last.
         """
         held: list[Entry] = []
+        oldest: int | None = None  # of all that came
         low = top
         number = 0
         async with aclosing(self._api.pages(start, top)) as pages:
             async for page in pages:
                 if page.repeated:  # the next go asks by time, which leads out of the circle
                     break
-                held += [entry for entry in page.entries if beyond is None or not _is_from(entry, beyond)]
-                if not _is_newest_first(held):
+                moments = [at for entry in page.entries if (at := moment_of(entry)) is not None]
+                if not _is_newest_first(moments if oldest is None else [oldest, *moments]):
                     raise KonnectError("Konnect's log cannot be pulled: it does not come newest first.")
+                held += [entry for entry in page.entries if beyond is None or not _is_from(entry, beyond)]
                 if page.cursor is None:
                     yield start, held
                     return
-                ready, held = _cut(held)
-                oldest = _oldest(held)
-                if ready and oldest is not None:
-                    low = (oldest + 1) / 1000
-                    yield low, ready
+                if page.entries and not moments:  # nothing of it could be let go of
+                    raise KonnectError("Konnect's log cannot be pulled: its entries have no time.")
+                if moments and moments[-1] != oldest:
+                    oldest = moments[-1]
+                    ready, held = _cut(held, oldest)
+                    if ready:
+                        low = (oldest + 1) / 1000
+                        yield low, ready
                 number += 1
                 if number >= _PAGES and low < top:
                     return
@@ -99,29 +105,30 @@ class Puller:
 
     async def _known(self, source: str, window: Window) -> Received:
         """What was received of the window's newest part at least."""
-        now = self._clock.now()
-        if self._received is None or not self._received.serves(source, window):
-            self._received = None
+        received, self._received = self._received, None  # what is read in half counts double the next time
+        if received is None or not received.serves(source, window):
             received = Received(source, window, most=self._most)
-            await received.read(self._queue, now)
-            self._received = received
-        else:
-            await self._received.read(self._queue, now)
-        return self._received
+        await received.read(self._queue, self._clock.now())
+        self._received = received
+        return received
 
     async def _append(self, source: str, entries: Sequence[Entry], received: Received) -> int:
         """*entries* are the newest first; nothing of their oldest millisecond is still to come."""
-        accepted = 0
-        counts = received.count(moment_of(entry) for entry in entries)
-        for lines in _batches(entries):
-            if left := missing(lines, counts):
-                body = b"".join([line + b"\n" for line in left])
-                payload = gzipped.compress(body)
-                batch_ = Batch(
-                    source, self._clock.now(), count_formats(left), body, payload, left, pulled=True
-                )
-                accepted += (await self._queue.append([batch_])).accepted
-        return accepted
+        # Of a thousand entries that takes a twentieth of a second: the intake goes on meanwhile.
+        new = await asyncio.to_thread(_new, source, self._clock.now(), entries, received)
+        return sum([(await self._queue.append([batch])).accepted for batch in new])
+
+
+def _new(source: str, now: float, entries: Sequence[Entry], received: Received) -> list[Batch]:
+    """What was not received of *entries*, as it is appended."""
+    counts = received.count(moment_of(entry) for entry in entries)
+    new = []
+    for lines in _batches(entries):
+        if left := missing(lines, counts):
+            body = b"".join([line + b"\n" for line in left])
+            payload = gzipped.compress(body)
+            new.append(Batch(source, now, count_formats(left), body, payload, left, pulled=True))
+    return new
 
 
 def _is_from(entry: Entry, millisecond: int) -> bool:
@@ -129,22 +136,15 @@ def _is_from(entry: Entry, millisecond: int) -> bool:
     return at is not None and at >= millisecond
 
 
-def _oldest(entries: Sequence[Entry]) -> int | None:
-    """The last one's moment; None where none of them has any."""
-    return next((at for entry in reversed(entries) if (at := moment_of(entry)) is not None), None)
-
-
-def _cut(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """What is newer than all that follows, and the oldest millisecond's entries: more may belong to these."""
-    oldest = _oldest(entries)
+def _cut(entries: list[Entry], oldest: int) -> tuple[list[Entry], list[Entry]]:
+    """What is newer than the *oldest* millisecond, and the rest, to which more may belong."""
     for index, entry in enumerate(entries):
-        if oldest is not None and moment_of(entry) == oldest:
+        if moment_of(entry) == oldest:
             return entries[:index], entries[index:]
     return [], entries
 
 
-def _is_newest_first(entries: Sequence[Entry]) -> bool:
-    moments = [at for entry in entries if (at := moment_of(entry)) is not None]
+def _is_newest_first(moments: Sequence[int]) -> bool:
     return all(newer >= older for newer, older in itertools.pairwise(moments))
 
 

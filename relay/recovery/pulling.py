@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final
 
 from relay.clock import Clock
 from relay.recovery.answers import PulledPage
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectError, KonnectThrottled, KonnectUnavailable
-from relay.recovery.patience import LONGEST_ASKED
-
-_TRIES: Final = 6  # at one page
-_LONGEST: Final = 60.0  # seconds between two of them, unless Konnect asks for more, an hour at most
+from relay.recovery.patience import pause
 
 
 async def whole_log(
@@ -40,7 +36,7 @@ async def whole_log(
                 return
         except (KonnectThrottled, KonnectUnavailable) as error:
             failures += 1
-            if failures >= _TRIES:
+            seconds = pause(failures, error)
+            if seconds is None:
                 raise
-            asked = min(error.retry_after or 0.0, LONGEST_ASKED)
-            await clock.sleep(max(asked, min(_LONGEST, 2.0**failures)))
+            await clock.sleep(seconds)

@@ -20,6 +20,7 @@ from relay.recovery.state import Window
 
 MOST: Final = 4_000_000  # keys, 32 MB
 _EARLIER: Final = 900.0  # seconds by which Konnect's clock may be ahead of ours
+_LATE: Final = 60.0  # seconds within which a batch that has come is stored, and then seen by a reading
 _MINUTE: Final = 60_000  # milliseconds
 
 
@@ -32,43 +33,50 @@ class Received:
         self.floor = window.start  # seconds since the epoch; what happened before is not all here
         self._most = most
         self._size = 0
-        self._minutes: dict[int | None, array[int]] = {}  # None: what has no time
-        self._read_to: float | None = None  # what was received before is in it
+        self._minutes: dict[int, array[int]] = {}
+        self._read_to: float | None = None  # what was received before is in it, but for what was stored late
+        self._recent: dict[int, float] = {}  # batches that are in it and are met again, and when they came
 
     def serves(self, source: str, window: Window) -> bool:
         """Whether it tells of the whole window, or of its newest part."""
         return source == self.source and self.floor < window.end <= self.window.end
 
     async def read(self, queue: Queue, now: float) -> None:
-        """Take in what was received up to *now* and is not in it yet. Raises `QueueError`."""
-        start = self.window.start - _EARLIER if self._read_to is None else self._read_to
+        """Take in what was received up to *now* and is not in it yet.
+
+        Raises `QueueError`; it is of no use then, for nobody knows how much of that it holds.
+        """
+        start = self.window.start - _EARLIER if self._read_to is None else self._read_to - _LATE
+        # A clock that was set back would have the same read again.
+        read_to = now if self._read_to is None else max(now, self._read_to)
         async with aclosing(queue.received(start, now)) as batches:
             async for batch in batches:
-                if batch.source == self.source:
+                # Not by its number: JetStream's may become a higher one, and it would be counted twice.
+                known = hash((batch.received_at, batch.payload))
+                if batch.source == self.source and known not in self._recent:
+                    if batch.received_at >= read_to - _LATE:
+                        self._recent[known] = batch.received_at
                     # Reading lines takes long: the intake goes on meanwhile.
                     self._add(await asyncio.to_thread(keys_of, batch.lines, self.window))
-        self._read_to = now
+        self._recent = {known: at for known, at in self._recent.items() if at >= read_to - _LATE}
+        self._read_to = read_to
 
     def count(self, moments: Iterable[int | None]) -> Counter[Key]:
         """How often each event of the minutes around these moments came; milliseconds since the epoch."""
         found: Counter[Key] = Counter()
-        for minute in {None, *map(_minute_of, moments)}:
+        for minute in {at // _MINUTE for at in moments if at is not None}:
             found.update(self._minutes.get(minute, ()))
         return found
 
-    def _add(self, keys: Iterable[tuple[int | None, Key]]) -> None:
+    def _add(self, keys: Iterable[tuple[int, Key]]) -> None:
         first = int(self.floor * 1000)
         for at, key in keys:
-            if at is None or at >= first:
-                self._minutes.setdefault(_minute_of(at), array("q")).append(key)
+            if at >= first:
+                self._minutes.setdefault(at // _MINUTE, array("q")).append(key)
                 self._size += 1
         while self._size > self._most:
-            minutes = sorted(minute for minute in self._minutes if minute is not None)
+            minutes = sorted(self._minutes)
             if len(minutes) < 2 or minutes[1] * _MINUTE / 1000 >= self.window.end:
                 return  # one minute alone is taken whatever it holds
             self._size -= len(self._minutes.pop(minutes[0]))
             self.floor = minutes[1] * _MINUTE / 1000
-
-
-def _minute_of(at: int | None) -> int | None:
-    return None if at is None else at // _MINUTE

@@ -57,6 +57,8 @@ class Outcome:
     extra: int  # accepted, and Konnect does not show them
     portal: int  # accepted from a Dev Portal, which the pull API does not cover
     unreadable: int  # accepted without anything to compare by
+    kept_back: int  # not accepted after all: their signatures did not verify
+    deleted_before: int | None  # milliseconds; what Konnect had of the range before that, nobody can tell
     konnect_unreadable: int  # the same on Konnect's side
     destinations: Mapping[str, Mapping[Fate, int]]  # of the events received
     extra_at: Mapping[str, int]  # delivered to a destination beyond what Konnect shows
@@ -68,7 +70,8 @@ class Outcome:
     @property
     def complete(self) -> bool:
         """Whether everything Konnect has was provably accepted."""
-        return not (self.missing or self.unproven or self.konnect_unreadable)
+        unknown = self.unproven or self.konnect_unreadable or self.deleted_before is not None
+        return not (self.missing or unknown)
 
 
 class Reconciliation:
@@ -79,7 +82,8 @@ class Reconciliation:
         self._spool = Spool(folder)
         self._names: Sequence[str] = ()
         self._limit = limit
-        self._konnect = self._accepted = self._portal = self._unreadable = self._konnect_unreadable = 0
+        self._konnect = self._konnect_unreadable = 0
+        self._accepted = self._portal = self._unreadable = self._kept_back = 0
         self._organisations: set[str] = set()
 
     def konnect_has(self, key: Key | None) -> None:
@@ -96,9 +100,14 @@ class Reconciliation:
         """Comes before the first event that the relay accepted."""
         self._names = destinations
 
-    def relay_accepted(self, key: Key | None, fates: Mapping[str, Fate]) -> None:
-        """An event of the relay's log with what became of it at each destination."""
-        if key is None:
+    def relay_accepted(self, key: Key | None, fates: Mapping[str, Fate], *, kept_back: bool = False) -> None:
+        """An event of the relay's log with what became of it at each destination.
+
+        What was kept back for its signature proves nothing: anybody who may send can make up an event's copy.
+        """
+        if kept_back:
+            self._kept_back += 1
+        elif key is None:
             self._unreadable += 1
         elif key.portal_id:
             self._portal += 1
@@ -107,9 +116,13 @@ class Reconciliation:
             letters = "".join([_LETTERS[fates.get(name, Fate.NOT_OWED)] for name in self._names])
             self._spool.accepted(key, letters.encode())
 
-    def outcome(self, retained_from: int | None) -> Outcome:
-        """Compare. *retained_from*: what was accepted before is gone, in ms; None: nothing is."""
-        tally = _Tally(len(self._names), self._limit, retained_from)
+    def outcome(self, retained_from: int | None, deleted_before: int | None = None) -> Outcome:
+        """Compare.
+
+        *retained_from*: what was accepted before is gone, in ms; None: nothing is. *deleted_before*: the same
+        of what Konnect had of the range.
+        """
+        tally = _Tally(len(self._names), self._limit, retained_from, deleted_before)
         for part in self._spool.parts():
             tally.take(part)
         return Outcome(
@@ -122,6 +135,8 @@ class Reconciliation:
             extra=tally.extra.count,
             portal=self._portal,
             unreadable=self._unreadable,
+            kept_back=self._kept_back,
+            deleted_before=deleted_before,
             konnect_unreadable=self._konnect_unreadable,
             destinations={
                 name: {_OF_LETTER[letter]: counts[letter] for letter in _OF_LETTER}
@@ -136,13 +151,16 @@ class Reconciliation:
 
 
 class _Tally:
-    def __init__(self, destinations: int, limit: int, retained_from: int | None) -> None:
+    def __init__(
+        self, destinations: int, limit: int, retained_from: int | None, deleted_before: int | None
+    ) -> None:
         self.received = self.alike = self.unproven = 0
         self.missing, self.extra = _Some(limit), _Some(limit)
         self.minutes: Counter[int] = Counter()  # in which something is missing
         self.fates = [Counter[str]() for _ in range(destinations)]
         self.extra_at = [0] * destinations
         self._proven_from = 0 if retained_from is None else retained_from + _CLOCKS_DIFFER
+        self._shown_from = deleted_before or 0  # by Konnect
 
     def take(self, part: Mapping[bytes, Entry]) -> None:
         lacking: list[Listed] = []
@@ -188,7 +206,7 @@ class _Tally:
         self.minutes[key.at // _MINUTE] += count
 
     def _exceed(self, copies: _Copies) -> None:
-        if copies.left and copies.key is not None:
+        if copies.left and copies.key is not None and copies.key.at >= self._shown_from:
             self.extra.add(Listed(copies.key, copies.left))
             for index, fates in enumerate(copies.take(copies.left)):
                 self.extra_at[index] += fates.count(_LETTERS[Fate.DELIVERED])

@@ -62,6 +62,7 @@ def document(about: Circumstances, outcome: Outcome, healing: Healing | None) ->
             "region": about.region,
             "host": about.konnect,
             "organisations": list(outcome.organisations),
+            "deleted_before": None if outcome.deleted_before is None else rfc3339(outcome.deleted_before),
         },
         "relay": {
             "admin": about.relay,
@@ -81,6 +82,7 @@ def document(about: Circumstances, outcome: Outcome, healing: Healing | None) ->
             "extra": outcome.extra,
             "portal": outcome.portal,
             "unreadable": outcome.unreadable,
+            "kept_back": outcome.kept_back,
             "konnect_unreadable": outcome.konnect_unreadable,
         },
         "destinations": [

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from relay.model import Gap
+from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 from relay.recovery.answers import ORGANISATION, ReplayState, Scope
 from relay.recovery.hook import Hook
 from relay.recovery.patience import Patience
@@ -110,3 +111,17 @@ class State:
         """With these gaps, and without work on those that are closed, by whomever."""
         ids = {gap.id for gap in gaps}
         return replace(self, gaps=gaps, work={key: work for key, work in self.work.items() if key[0] in ids})
+
+
+def window_of(gap: Gap, now: float, rules: Rules) -> Window:
+    """What is to be fetched for a gap: with a margin, of what Konnect still has."""
+    return Window(
+        max(gap.start - rules.margin, now - KONNECT_RETENTION + RETENTION_SLACK),
+        min(gap.end + rules.margin, now),
+    )
+
+
+def covered_of(work: Work, gap: Gap, now: float, rules: Rules) -> Window | None:
+    """What of a gap was fetched, from its beginning on; nothing where it begins earlier by now."""
+    covered = work.covered
+    return covered if covered is not None and covered.start <= window_of(gap, now, rules).start else None

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from relay.clock import SystemClock
+from relay.konnect.pulled import line_of
 from tests.e2e.support import AUTHORIZATION, SOURCE, configuration, destination, drained
 from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Maker
-from tests.fakes.konnect.writing import body
+from tests.fakes.konnect.writing import body, entry, jwks, line
 from tests.fakes.process import RelayProcess
 from tests.fakes.siem import Answer, Received, Siem
 
@@ -40,7 +41,9 @@ def picky(received: Received) -> Answer:
 
 
 @asynccontextmanager
-async def house(tmp_path: Path, token: str = TOKEN) -> AsyncIterator[House]:
+async def house(
+    tmp_path: Path, token: str = TOKEN, signatures: dict[str, object] | None = None
+) -> AsyncIterator[House]:
     async with Siem() as whole, Siem() as some, FakeKonnect(SystemClock()) as konnect:
         whole.then(picky)
         config = configuration(
@@ -50,6 +53,7 @@ async def house(tmp_path: Path, token: str = TOKEN) -> AsyncIterator[House]:
                 destination("some", some, filter={"types": ["authorization"]}),
             ],
         )
+        config["sources"][0]["signatures"] = signatures or {}
         config["recovery"] = {
             "konnect": {
                 "region": "us",
@@ -175,7 +179,44 @@ async def test_what_konnect_does_not_show_is_extra(tmp_path: Path) -> None:
         assert [each["extra"] for each in report["destinations"]] == [1, 0]
 
 
+async def test_a_forged_copy_is_no_proof(tmp_path: Path) -> None:
+    """Neither one that was kept back, nor one that says it was pulled; the replay brings the event."""
+    (tmp_path / "keys.json").write_text(json.dumps(jwks()))
+    signatures: dict[str, object] = {"mode": "quarantine", "jwks": str(tmp_path / "keys.json")}
+    async with house(tmp_path, signatures=signatures) as it:
+        event = it.maker.authorization(at=it.then)
+        it.konnect.record([event])
+        forged = line(event, "cef", stamp=it.then, signed=False)
+        await send(it, forged + b"\n" + line_of(entry(event, signed=False)) + b"\n")
+        await drained(it.relay, "whole", "some")
+
+        report = await it.reconcile(status=1)
+        assert (report["verdict"], report["totals"]["missing"]) == ("missing", 1)
+        assert (report["totals"]["received"], report["totals"]["kept_back"]) == (0, 2)
+
+        report = await it.reconcile("--heal")
+        assert (report["verdict"], report["totals"]["received"]) == ("complete", 1)
+
+
+async def test_what_konnect_has_deleted_is_not_called_complete(tmp_path: Path) -> None:
+    """Of a time that its log does not reach back to, nobody can tell."""
+    async with house(tmp_path) as it:
+        for span in (("--from", "-30d", "--to", "-8d"), ("--from", "-7d")):
+            report = await it.reconcile(*span, status=1)
+
+            assert (report["verdict"], report["totals"]["missing"]) == ("unproven", 0)
+            assert report["konnect"]["deleted_before"] <= report["range"]["to"]
+
+        report = await it.reconcile("--from", "-6d")
+        assert (report["verdict"], report["konnect"]["deleted_before"]) == ("complete", None)
+
+
 async def post(it: House, events: list[Any]) -> None:
     """Events that Konnect's log of the organisation does not have."""
+    await send(it, body(events, "json"))
+
+
+async def send(it: House, text: bytes) -> None:
+    """As the webhook would."""
     headers = {"Authorization": AUTHORIZATION, "Content-Type": "text/plain"}
-    assert (await it.relay.post(body(events, "json"), SOURCE, headers))[0] == 200
+    assert (await it.relay.post(text, SOURCE, headers))[0] == 200

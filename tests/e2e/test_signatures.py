@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from signal import SIGHUP
 
 import orjson
 
+from relay.config.queue import SqliteQueueConfig
+from relay.queue.sqlite import SqliteQueue
 from tests.e2e.support import AUTHORIZATION, SOURCE, body_of, configuration, destination, drained
 from tests.fakes.chunks import sample
-from tests.fakes.events import cef, restamped
+from tests.fakes.clock import FakeClock
+from tests.fakes.events import batch, cef, restamped
 from tests.fakes.keys import KeyServer
 from tests.fakes.process import RelayProcess, until
 from tests.fakes.siem import Siem
@@ -67,15 +71,25 @@ async def test_the_process_that_accepts_knows_the_keys_too(tmp_path: Path) -> No
     """It has to tell a replay that was signed anew from a forgery that came first."""
     config = configuration(tmp_path, [{"name": "file", "type": "file", "path": str(tmp_path / "out")}])
     config["sources"][0]["signatures"] = {"mode": "quarantine", "jwks": str(JWKS_FILE)}
-    true, later = cef(1), restamped(cef(1))
+    now = time.time()
+    true, later = cef(1, at=now - 60), restamped(cef(1, at=now - 60))
+    # Received long ago: what says the same at once is a twin, and would be kept whoever signed it.
+    clock = FakeClock(now - 60)
+    queue = await SqliteQueue.open(
+        SqliteQueueConfig.model_validate(config["queue"]), clock=clock, deduplicate={SOURCE: 7 * 86_400.0}
+    )
+    await queue.append([batch([another(1).cef(true)], source=SOURCE, at=clock.now())])
+    await queue.append([batch([TEST.cef(true)], source=SOURCE, at=clock.now())])
+    await queue.append([batch([another(1).cef(cef(2, at=now - 60))], source=SOURCE, at=clock.now())])
+    await queue.close()
     async with RelayProcess(config, tmp_path, role="ingest") as relay:
         answers = [
             await relay.post(body_of([line]), SOURCE, {"Authorization": AUTHORIZATION})
-            for line in (another(1).cef(true), TEST.cef(true), TEST.cef(later), TEST.cef(true))
+            for line in (TEST.cef(later), TEST.cef(true), TEST.cef(cef(2, at=now - 60)))
         ]
         (source,) = (await relay.status())["sources"]
 
-    assert [orjson.loads(text)["accepted"] for _, text in answers] == [1, 1, 0, 0]
+    assert [orjson.loads(text)["accepted"] for _, text in answers] == [0, 0, 1]
     assert source["signatures"] is None  # told by the process that delivers
 
 

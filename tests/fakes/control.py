@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from relay import __version__
 from relay.admin.control import ConfiguredDestination, ConfiguredSource, KonnectAccess, PulledSpan
+from relay.admin.times import rfc3339
 from relay.clock import Clock
 from relay.config.destination import Filter
 from relay.delivery.filter import wanted
@@ -62,7 +63,7 @@ class OperatedRelay:
         if region not in (None, self.access.region):
             raise Conflict(f"the relay's region is {self.access.region}, not {region}")
         self.pulled.append((start, end))
-        return PulledSpan(self._sources[0], 3, 2)
+        return PulledSpan(self._sources[0], 3, 2, rfc3339(start))
 
     async def hold(self, destination: str, detail: str) -> None:
         self._known(destination)

@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -27,16 +28,16 @@ from relay.clock import Clock
 from relay.errors import QueueError, QueueFull
 from relay.konnect.lines import ordinal_of
 from relay.model import Batch
-from relay.queue.dedup.fingerprint import Fingerprint, ordinals
+from relay.queue.dedup.fingerprint import ordinals
 from relay.queue.dedup.judge import Judge, NoJudge, vouch
 from relay.queue.dedup.names import Names, names_of
 from relay.queue.dedup.parts import with_lines
 from relay.queue.dedup.recent import Recent
+from relay.queue.jetstream.aside import aside
 from relay.queue.jetstream.bucket import Bucket
 from relay.queue.jetstream.fetch import Message
 from relay.queue.jetstream.index import (
     NOWHERE,
-    former_hashes,
     from_header,
     pack,
     places_of,
@@ -121,7 +122,6 @@ class _Source:
 
     def __init__(self, floor: int) -> None:
         self.window: float | None = None  # seconds; None where deduplication is off
-        self.mixed = False  # a replica is at work whose hashes are of the former kind
         self.recent = Recent(floor, unpack)
         self.latest: deque[Stored] = deque(maxlen=_LATEST)
         self.flights: dict[_Flight, None] = {}  # in the order they were admitted
@@ -176,9 +176,6 @@ class Deduplicator:
         if window is None:
             yield self._admission(batches, _numbered(request.pieces), None)
             return
-        if source.mixed:  # while replicas are replaced one after the other
-            for piece in request.pieces:
-                piece.print.made = set(_both_hashes(piece.print))
         # No await from here until this one is among the recent: the next request must find it there.
         new = source.recent.is_new([piece.print for piece in request.pieces])
         if not new and (self._line >= _LINE or self._line_bytes >= _LINE_BYTES):
@@ -198,7 +195,7 @@ class Deduplicator:
                 with self._in_line(sum([len(each.body) for each in batches])):
                     for earlier in alike:
                         await earlier.ended.wait()
-                    left = await self._unknown(source, request, at - window)
+                    left = await self._unknown(source, request, at, window)
             # Two requests of the same slot are not further apart than the window, so that the server's word
             # for a duplicate can be believed.
             message_id = f"{urlsafe_b64encode(request.digest).decode()}.{int(at // window)}"
@@ -218,7 +215,6 @@ class Deduplicator:
         if source is None:
             self._floors[meta.source] = max(meta.newest, self._floors.get(meta.source, 0))
         elif (packed := from_header(meta.hashes)) is not None:
-            source.mixed |= meta.former
             source.recent.add(meta.oldest, meta.newest, meta.count, packed)
             source.latest.append(Stored(meta.seq, meta.place, meta.received_at, packed))
 
@@ -241,8 +237,7 @@ class Deduplicator:
         rest = meta.received_at + window - self._clock.now()
         if rest <= 0 or not intact(meta, message.payload):
             return
-        lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
-        names = names_of(lines, meta.ordinals, pulled=meta.pulled)
+        names = await aside(meta.count, partial(_names, message, meta))
         times = (meta.oldest, meta.newest) if meta.newest else None
         gone = Remembered(meta.received_at, [*names.ids, *names.contents], meta.hashes, times)
         await self._bucket.commit([remember(meta.source, meta.place, meta.seq, gone, rest)])
@@ -262,36 +257,14 @@ class Deduplicator:
             self._line -= 1
             self._line_bytes -= nbytes
 
-    async def _unknown(self, source: _Source, request: Pieces, since: float) -> list[Numbered]:
-        """The pieces without the events that were accepted at or after *since*."""
-        numbered = _numbered(request.pieces)
-        twins: Counter[str] = Counter()
-        names = [
-            names_of(piece.print.lines, numbers, pulled=piece.batch.pulled, twins=twins)
-            for piece, numbers in numbered
-        ]
-        prints = [piece.print for piece in request.pieces]
-        name = request.pieces[0].batch.source
-        wanted = Wanted(
-            source=name,
-            ids=frozenset(chain.from_iterable([each.ids for each in names])),
-            contents=frozenset(chain.from_iterable([each.contents for each in names])),
-            checked=self._judge.checks(name),
-            hashes=frozenset().union(*[_both_hashes(each) for each in prints]),
-            places=frozenset().union(
-                *[places_of(piece.print, singly=request.singly) for piece in request.pieces]
-            ),
-            since=since,
-        )
+    async def _unknown(self, source: _Source, request: Pieces, at: float, window: float) -> list[Numbered]:
+        """The pieces without the events that were accepted within the *window* before they came *at*."""
+        checked = self._judge.checks(request.pieces[0].batch.source)
+        events = sum([len(piece.print.lines) for piece in request.pieces])
+        numbered, names, wanted = await aside(events, partial(_asked, request, checked, at, window))
         found = await self._search.known(wanted, source.latest)
         known = found.names | await self._vouched(found, names)
-        left = []
-        for (piece, numbers), (ids, contents) in zip(numbered, names, strict=True):
-            pairs = zip(ids, contents, strict=True)
-            keep = [i for i, pair in enumerate(pairs) if known.isdisjoint(pair)]
-            if keep:
-                left.append((piece, numbers) if len(keep) == len(ids) else _pick(piece, ids, keep))
-        return left
+        return await aside(events, partial(_left, numbered, names, known))
 
     async def _vouched(self, found: Found, names: Sequence[Names]) -> AbstractSet[str]:
         """What events without a known id say, as far as a stored event that is signed says it, too."""
@@ -301,9 +274,10 @@ class Deduplicator:
             return frozenset()
         copies = [
             (content, line)
-            for seq in sorted(found.alike)
+            for seq, said in sorted(found.alike.items())
+            if not said.isdisjoint(open_)
             for content, line in (await self._search.texts(seq)).items()
-            if content in open_
+            if content in said and content in open_
         ]
         vouched = await vouch(self._judge, found.wanted.source, [line for _, line in copies])
         return {content for content, line in copies if vouched[line]}
@@ -326,10 +300,50 @@ class Deduplicator:
         return Admission(batches, tuple(parts), self._replica)
 
 
+def _names(message: Message, meta: Meta) -> Names:
+    lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
+    return names_of(lines, meta.ordinals, pulled=meta.pulled)
+
+
 def _numbered(pieces: Sequence[Piece]) -> list[Numbered]:
     """Each piece with the ordinals of its events, counted over the whole request."""
     numbers = ordinals([piece.print for piece in pieces]) if len(pieces) > 1 else None
     return [(piece, numbers[n] if numbers else None) for n, piece in enumerate(pieces)]
+
+
+def _asked(
+    request: Pieces, checked: bool, at: float, window: float
+) -> tuple[list[Numbered], list[Names], Wanted]:
+    """What to search for, and the names of each piece's events."""
+    numbered = _numbered(request.pieces)
+    twins: Counter[str] = Counter()
+    names = [
+        names_of(piece.print.lines, numbers, pulled=piece.batch.pulled, twins=twins)
+        for piece, numbers in numbered
+    ]
+    prints = [piece.print for piece in request.pieces]
+    wanted = Wanted(
+        source=request.pieces[0].batch.source,
+        ids=frozenset(chain.from_iterable([each.ids for each in names])),
+        contents=frozenset(chain.from_iterable([each.contents for each in names])),
+        checked=checked,
+        hashes=frozenset(_hashes(request.pieces)),
+        places=frozenset().union(*[places_of(each, singly=request.singly) for each in prints]),
+        at=at,
+        since=at - window,
+    )
+    return numbered, names, wanted
+
+
+def _left(numbered: Sequence[Numbered], names: Sequence[Names], known: AbstractSet[str]) -> list[Numbered]:
+    """The pieces without the events that are known."""
+    left = []
+    for (piece, numbers), (ids, contents) in zip(numbered, names, strict=True):
+        pairs = zip(ids, contents, strict=True)
+        keep = [i for i, pair in enumerate(pairs) if known.isdisjoint(pair)]
+        if keep:
+            left.append((piece, numbers) if len(keep) == len(ids) else _pick(piece, ids, keep))
+    return left
 
 
 def _pick(piece: Piece, names: Sequence[str], keep: Sequence[int]) -> Numbered:
@@ -338,10 +352,6 @@ def _pick(piece: Piece, names: Sequence[str], keep: Sequence[int]) -> Numbered:
     batch = with_lines(piece.batch, [piece.print.lines[i] for i in keep])
     picked = replace(piece, batch=batch, packed=pack([hashes[i] for i in keep]))
     return picked, [ordinal_of(names[i]) for i in keep]
-
-
-def _both_hashes(each: Fingerprint) -> AbstractSet[int]:
-    return each.hashes.union(former_hashes(each))
 
 
 def _hashes(pieces: Sequence[Piece]) -> AbstractSet[int]:

@@ -15,10 +15,8 @@ import struct
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from operator import itemgetter
 from typing import Final
 
-from relay import gzipped
 from relay.konnect.times import event_time
 from relay.queue.dedup.fingerprint import Fingerprint
 
@@ -26,8 +24,6 @@ from relay.queue.dedup.fingerprint import Fingerprint
 # where a batch does not fit a smaller one. The last holds all times of thirteen digits.
 LEVELS: Final = tuple(range(13, 47, 3))
 NOWHERE: Final = "0.0"  # the place of what nobody is to find: markers, sources that do not deduplicate
-
-_end = itemgetter(slice(-192, None))
 
 
 def place_of(each: Fingerprint) -> str:
@@ -86,14 +82,6 @@ def hash_in(place: str) -> int | None:
     """The hash that names the place of events without a time; None for a span of time."""
     kind, _, digest = place.partition(".")
     return int(digest, 16) if kind == "u" else None
-
-
-def former_hashes(each: Fingerprint) -> Iterable[int]:
-    """The hashes that older relays put on batches: of a line's end, where signatures stand.
-
-    Such batches may be in the log for a whole window, and such relays at work while replicas are replaced.
-    """
-    return gzipped.crc32_each(map(_end, each.identities))
 
 
 def pack(hashes: Iterable[int]) -> bytes:

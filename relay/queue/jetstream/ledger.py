@@ -26,7 +26,7 @@ class SourceTotals:
 
     accepted: dict[Format, int] = field(default_factory=dict)
     duplicates: int = 0
-    last_received: float = 0.0  # seconds since the epoch; 0: nothing accepted yet
+    last_received: float = 0.0  # seconds since the epoch; 0: it sent nothing yet; pulls do not count
     newest: int = 0  # milliseconds; the newest believable event time
 
 
@@ -53,7 +53,7 @@ class Ledger:
         for name, events in meta.formats:
             totals.accepted[name] = totals.accepted.get(name, 0) + events
         totals.duplicates += meta.duplicates
-        if meta.formats:
+        if meta.formats and not meta.pulled:
             totals.last_received = max(totals.last_received, meta.received_at)
         totals.newest = max(totals.newest, meta.newest)
         return number

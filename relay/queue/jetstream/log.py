@@ -322,7 +322,7 @@ class Log:
     def last_received(self) -> Mapping[str, float]:
         """Seconds since the epoch."""
         sources = self.ledger.sources.items()
-        return {name: totals.last_received for name, totals in sources if totals.accepted}
+        return {name: totals.last_received for name, totals in sources if totals.last_received}
 
     def newest(self) -> Mapping[str, int]:
         """The newest event time of each source, in milliseconds since the epoch."""

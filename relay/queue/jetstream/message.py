@@ -27,7 +27,6 @@ from relay.queue.jetstream.link import MESSAGE_ID, Outgoing
 VERSION: Final = 1
 BATCH: Final = "Relay-Batch"
 HASHES: Final = "Relay-Hashes"
-_HASH: Final = 2  # which kind of hashes; the first kind, which covered signatures, was not named
 
 
 def token(name: str) -> str:
@@ -73,7 +72,6 @@ class Meta:
     replica: str  # which one accepted it
     pulled: bool = False  # see `Batch`; a relay that does not know it reads the batch all the same
     number: int = 0  # of the next event at least, where the cluster lost what was counted before
-    former: bool = False  # the hashes are of the kind that covers signatures
 
     @property
     def count(self) -> int:
@@ -144,8 +142,6 @@ def _message(
         about["dup"] = duplicates
     if stamp.ordinals and any(stamp.ordinals):
         about["ord"] = list(stamp.ordinals)
-    if stamp.hashes:
-        about["hash"] = _HASH
     if batch.pulled:
         about["pulled"] = True
     headers = {BATCH: orjson.dumps(about).decode()}
@@ -186,7 +182,6 @@ def decode(message: Message) -> Meta:
             replica=str(about.get("by", "")),
             pulled=about.get("pulled") is True,
             number=int(about.get("number", 0)),
-            former=HASHES in message.headers and about.get("hash") != _HASH,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise NotABatch(f"message {message.seq} of the stream is no batch of a relay") from error

@@ -227,7 +227,7 @@ class Contents:
 def _sources(whole: Ledger) -> Iterator[SourceBooks]:
     for name, totals in sorted(whole.sources.items()):
         accepted = tuple(sorted(totals.accepted.items()))
-        yield SourceBooks(name, accepted, totals.duplicates, totals.last_received if accepted else None)
+        yield SourceBooks(name, accepted, totals.duplicates, totals.last_received or None)
 
 
 def _reader(account: Account, it: ReaderRecord, stored: int, left: int) -> MovedReader:

@@ -2,29 +2,30 @@
 
 Places name the few batches that may hold an event, the hashes in their headers leave fewer, and these are
 opened and compared by event id and by what events say. Where the latter is not enough, the batches in which
-somebody says the same are named, for a judge. Owns the names of events in opened batches. Asks the stream, so
-it knows of everything that is stored, except for the moment that a server of the cluster lags behind its
-leader: what was stored last has to be named by the caller.
+somebody says the same are named, for a judge. Asks the stream, so it knows of everything that is stored,
+except for the moment that a server of the cluster lags behind its leader: what was stored last has to be
+named by the caller.
 
 A search costs a consumer and all headers of its places, so under load few run, and each for all who wait.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from relay import gzipped
-from relay.queue.dedup.names import Names, names_of
+from relay.queue.dedup.names import names_of
+from relay.queue.dedup.opened import NOTHING, LastOpened, Opened
+from relay.queue.jetstream.aside import aside
 from relay.queue.jetstream.bucket import Bucket, Entry
 from relay.queue.jetstream.fetch import Message, get, scan
 from relay.queue.jetstream.index import from_header, unpack
 from relay.queue.jetstream.link import Link
-from relay.queue.jetstream.message import HASHES, NotABatch, decode, intact, token
+from relay.queue.jetstream.message import HASHES, Meta, NotABatch, decode, intact, token
 from relay.queue.jetstream.pausing import pause
 from relay.queue.jetstream.remembered import key_of, recall
 from relay.queue.jetstream.turns import Turns
@@ -33,11 +34,6 @@ from relay.queue.jetstream.turns import Turns
 _FILTERS: Final = 256
 _AT_ONCE: Final = 2  # consumers at a time
 _UNINTERRUPTED: Final = 32  # batches that are looked at without letting others do something
-_OPENED_EVENTS: Final = 50_000  # names of events in opened batches are kept, about 12 MB
-
-
-_Opened = tuple[frozenset[str], frozenset[str]]
-"""The ids of a batch's events, and the names of what they say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +46,7 @@ class Wanted:
     checked: bool  # to say the same is not enough: somebody looks at signatures
     hashes: frozenset[int]
     places: frozenset[str]
+    at: float  # when the request was received; seconds since the epoch
     since: float  # batches received before this time, in seconds since the epoch, do not count
 
     def may_be_in(self, received_at: float, hashes: Iterable[int] | None) -> bool:
@@ -73,7 +70,8 @@ class Found:
 
     wanted: Wanted
     names: set[str] = field(default_factory=set)  # ids, and contents where they are enough
-    alike: set[int] = field(default_factory=set)  # batches in which somebody says the same, where it is not
+    # What somebody says, too, where that is not enough, by the batches in which he does.
+    alike: dict[int, set[str]] = field(default_factory=dict)
 
     @property
     def is_over(self) -> bool:
@@ -81,13 +79,16 @@ class Found:
             not self.wanted.checked and self.wanted.contents <= self.names
         )
 
-    def look(self, ids: AbstractSet[str], contents: AbstractSet[str], seq: int | None = None) -> None:
+    def look(self, batch: Opened, seq: int | None = None) -> None:
         """Compare with a batch; *seq* is None where no more than names is left of it."""
-        self.names |= self.wanted.ids & ids
-        if not self.wanted.checked:
-            self.names |= self.wanted.contents & contents
-        elif seq is not None and not self.wanted.contents.isdisjoint(contents):
-            self.alike.add(seq)
+        wanted = self.wanted
+        self.names |= wanted.ids & batch.ids
+        alike = wanted.contents & batch.contents.keys()
+        said = {each for each in alike if batch.says(each, at=wanted.at, request=wanted.ids)}
+        if not wanted.checked:
+            self.names |= said
+        elif said and seq is not None:
+            self.alike[seq] = said
 
 
 class Search:
@@ -97,14 +98,12 @@ class Search:
         self._link = link
         self._stream = stream
         self._bucket = bucket
-        self._opened: OrderedDict[int, _Opened] = OrderedDict()
-        self._opened_events = 0
+        self._opened = LastOpened()
         self._turns = Turns(self._find, at_once=_AT_ONCE)
 
     def forget(self) -> None:
         """Sequences are given out a second time."""
-        self._opened.clear()
-        self._opened_events = 0
+        self._opened = LastOpened()
 
     async def known(self, wanted: Wanted, latest: Iterable[Stored]) -> Found:
         """Which of the events are in the log, or were and are remembered.
@@ -115,9 +114,12 @@ class Search:
 
     async def texts(self, seq: int) -> dict[str, bytes]:
         """The lines of a batch by what they say; none where it is broken or gone. Raises `QueueError`."""
+        kept = self._opened
+        batch = await self._open(seq)
         message = await get(self._link, self._stream, seq)
-        found = None if message is None else _named(message)
-        return {} if found is None else dict(zip(found[0].contents, found[1], strict=True))
+        if message is None or kept is not self._opened:  # it may be another batch
+            return {}
+        return dict(zip(batch.contents, _lines(message, decode(message)) or (), strict=False))
 
     async def _find(self, some: Sequence[tuple[Wanted, Iterable[Stored]]]) -> list[Found]:
         """What is found of each; all are of one source."""
@@ -142,7 +144,7 @@ class Search:
                 continue
             for quest in quests:
                 if quest.wanted.may_be_in(batch.received_at, like):
-                    quest.look(*await self._open(batch.seq), batch.seq)
+                    quest.look(await self._open(batch.seq), batch.seq)
 
     async def _in_log(self, source: str, places: list[str], quests: list[Found]) -> None:
         if not quests:
@@ -162,7 +164,7 @@ class Search:
                     continue
                 for quest in quests:
                     if quest.wanted.may_be_in(meta.received_at, like):
-                        quest.look(*await self._open(meta.seq), meta.seq)
+                        quest.look(await self._open(meta.seq), meta.seq)
                 if all(quest.is_over for quest in quests):
                     break
 
@@ -174,32 +176,34 @@ class Search:
             async for message in messages:
                 _recall(self._bucket.entry(message), quests)
 
-    async def _open(self, seq: int) -> _Opened:
+    async def _open(self, seq: int) -> Opened:
         """The names of a batch's events; none where it is broken, or was purged since it was found."""
-        opened = self._opened.get(seq)
-        if opened is not None:
-            self._opened.move_to_end(seq)
-            return opened
-        message = await get(self._link, self._stream, seq)
-        found = None if message is None else _named(message)
-        if found is None:
-            return frozenset(), frozenset()
-        names, _ = found
-        opened = self._opened[seq] = frozenset(names.ids), frozenset(names.contents)
-        self._opened_events += len(names.ids)
-        while self._opened_events > _OPENED_EVENTS:
-            _, (gone, _) = self._opened.popitem(last=False)
-            self._opened_events -= len(gone)
+        kept = self._opened  # another one once sequences are given out a second time
+        opened = kept.get(seq)
+        if opened is None:
+            message = await get(self._link, self._stream, seq)
+            if message is None:
+                return NOTHING
+            meta = decode(message)
+            opened = await aside(meta.count, partial(_named, message, meta))
+            if opened is None:
+                return NOTHING
+            kept.put(seq, opened)
         return opened
 
 
-def _named(message: Message) -> tuple[Names, list[bytes]] | None:
-    """A batch's events by name, and their lines; None where it is broken."""
-    meta = decode(message)
+def _named(message: Message, meta: Meta) -> Opened | None:
+    """The names of a batch's events; None where it is broken."""
+    lines = _lines(message, meta)
+    if lines is None:
+        return None
+    return Opened.of(meta.received_at, names_of(lines, meta.ordinals, pulled=meta.pulled))
+
+
+def _lines(message: Message, meta: Meta) -> list[bytes] | None:
     if not intact(meta, message.payload):
         return None
-    lines = gzipped.decompress(message.payload).split(b"\n")[:-1]
-    return names_of(lines, meta.ordinals, pulled=meta.pulled), lines
+    return gzipped.decompress(message.payload).split(b"\n")[:-1]
 
 
 def _recall(entry: Entry, quests: Sequence[Found]) -> None:
@@ -213,8 +217,7 @@ def _recall(entry: Entry, quests: Sequence[Found]) -> None:
     hashes = None if packed is None else unpack(packed)
     for quest in quests:
         if quest.wanted.may_be_in(batch.received_at, hashes):
-            names = frozenset(batch.ids)  # of both kinds; they need not be told apart
-            quest.look(names, names)
+            quest.look(Opened.remembered(batch.received_at, batch.ids))
 
 
 def _hashes(quests: Sequence[Found]) -> frozenset[int]:

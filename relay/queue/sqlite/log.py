@@ -16,7 +16,7 @@ from relay.model import Batch, Format, Receipt
 from relay.queue.dedup.fingerprint import Fingerprint, ordinals
 from relay.queue.dedup.names import names_of
 from relay.queue.dedup.parts import with_lines
-from relay.queue.sqlite.dedup import Known, Search
+from relay.queue.sqlite.dedup import Known, Quest, Search
 from relay.queue.sqlite.rows import COLUMNS, BatchRow, make_row
 from relay.queue.sqlite.spans import Spans
 
@@ -90,16 +90,21 @@ class EventLog:
         """What of each batch was accepted before."""
         self.flush(connection)  # requests earlier in this transaction must be found, too
         twins: Counter[str] = Counter()
-        found = []
-        for n, each in enumerate(request.prints):
-            numbers = numbered[n] if numbered else None
-            names = names_of(each.lines, numbers, pulled=each.pulled, twins=twins)
-            found.append(
-                self._search.known(
-                    connection, request.source, each, request.spans[n], request.since, names, request.vouched
-                )
-            )
-        return found
+        names = [
+            names_of(each.lines, numbered[n] if numbered else None, pulled=each.pulled, twins=twins)
+            for n, each in enumerate(request.prints)
+        ]
+        quest = Quest(
+            source=request.source,
+            at=request.batches[0].received_at,
+            since=request.since,
+            ids=frozenset().union(*[each.ids for each in names]),
+            vouched=request.vouched,
+        )
+        return [
+            self._search.known(connection, quest, each, request.spans[n], names[n])
+            for n, each in enumerate(request.prints)
+        ]
 
     def _store(
         self, request: Request, batch: Batch, spans: Spans | None, numbers: list[int] | None

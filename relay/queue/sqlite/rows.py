@@ -46,13 +46,9 @@ class BatchRow(NamedTuple):
         )
 
     def names(self) -> Names:
-        return names_of(self._lines(), self._ordinals(), pulled=bool(self.pulled))
+        return names_of(self.lines(), self._ordinals(), pulled=bool(self.pulled))
 
-    def by_content(self) -> dict[str, bytes]:
-        """The lines by what they say."""
-        return dict(zip(self.names().contents, self._lines(), strict=True))
-
-    def _lines(self) -> list[bytes]:
+    def lines(self) -> list[bytes]:
         return gzipped.decompress(self.payload).split(b"\n")[:-1]
 
     def _ordinals(self) -> list[int] | None:

@@ -19,7 +19,7 @@ from relay.clock import Clock
 from relay.errors import QueueFull
 from relay.model import ReaderKind
 from relay.queue.sqlite.accounts import Progress
-from relay.queue.sqlite.dedup import load
+from relay.queue.sqlite.dedup import names_at
 from relay.queue.sqlite.readers import LogReader
 from relay.queue.sqlite.spans import bucket_at
 from relay.queue.sqlite.writer import Writer
@@ -173,7 +173,7 @@ class Space:
                 break
             window = self._windows.get(source)
             if remember and window is not None and received_at > now - window:
-                found = load(connection, sequence)
+                found = names_at(connection, sequence)
                 names = [] if found is None else [*found.ids, *found.contents]
                 connection.execute(
                     "INSERT OR REPLACE INTO tombstones VALUES (?,?,?)",

@@ -33,7 +33,8 @@ class Tail:
         """A request of *source*, received at *at*, was committed."""
         for batch in appended.stored:
             self.head = batch.sequence + batch.count
-        self.totals.add(source, appended.formats, len(appended.stored), appended.receipt.duplicates, at)
+        heard = None if any(batch.pulled for batch in appended.stored) else at
+        self.totals.add(source, appended.formats, len(appended.stored), appended.receipt.duplicates, heard)
         if appended.stored:
             self.wake()
 

@@ -74,19 +74,27 @@ class Totals:
         )
         for row in map(BatchRow._make, rows):
             if row.intact and row.source in names:
-                self.add(names[row.source], decode_formats(row.formats, row.events), 1, 0, row.received_at)
+                heard = None if row.pulled else row.received_at
+                self.add(names[row.source], decode_formats(row.formats, row.events), 1, 0, heard)
 
     def add(
-        self, source: str, formats: Sequence[tuple[Format, int]], batches: int, duplicates: int, at: float
+        self,
+        source: str,
+        formats: Sequence[tuple[Format, int]],
+        batches: int,
+        duplicates: int,
+        heard: float | None,
     ) -> None:
+        """*heard*: when the source sent them; None: the relay pulled them."""
         for counts in (self.all, self._new):
             for name, events in formats:
                 counts.accepted[source, name] += events
             if duplicates:
                 counts.duplicates[source] += duplicates
             if batches:
-                counts.last_received[source] = max(at, counts.last_received.get(source, at))
                 counts.batches += batches
+                if heard is not None:
+                    counts.last_received[source] = max(heard, counts.last_received.get(source, heard))
 
     def take(self) -> Counts:
         """The counts that are not stored yet; `give_back` what could not be written."""

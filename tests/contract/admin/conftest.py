@@ -112,7 +112,15 @@ class Admined:
         """Events come in."""
         await self.queue.append([batch(lines(count, first=first), source=source, at=self.clock.now())])
 
-    async def settle(self, destination: str, *, delivered: int, dead: int = 0, filtered: int = 0) -> None:
+    async def settle(
+        self,
+        destination: str,
+        *,
+        delivered: int,
+        dead: int = 0,
+        filtered: int = 0,
+        reason: Reason = Reason.REJECTED,
+    ) -> None:
         """The next events of the one batch that is waiting meet their fate, in this order."""
         reader = self.queue.readers(destination)[0]
         (stored, offset) = (await reader.read(1))[0]
@@ -127,7 +135,7 @@ class Admined:
                     DeadLetter(
                         Position(stored.sequence, n),
                         stored.event(n),
-                        Reason.REJECTED,
+                        reason,
                         Response("It says no.", 400, b'{"error":"no"}', 1),
                     )
                     for n in range(offset + delivered, offset + delivered + dead)

@@ -508,6 +508,9 @@ async def test_a_span_is_pulled_for_an_operator(admin: Admined) -> None:
     status, answer = await admin.ask("POST", "/api/v1/pulls", {**span, "region": "eu"})
     refused, problem = await admin.ask("POST", "/api/v1/pulls", {**span, "region": "us"})
 
-    assert (status, answer) == (200, {"source": "eu", "entries": 3, "accepted": 2})
+    assert (status, answer) == (
+        200,
+        {"source": "eu", "entries": 3, "accepted": 2, "reached": "2026-11-17T00:00:00.000Z"},
+    )
     assert admin.control.pulled == [(parse_rfc3339(span["from"]), parse_rfc3339(span["to"]))]
     assert (refused, "not us" in problem["detail"]) == (409, True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from relay.admin.control import KonnectAccess
 from relay.cli.main import main
 from relay.cli.status import headline
 from relay.destinations.base import ProbeReport
@@ -228,6 +229,17 @@ async def test_gaps_are_listed_and_closed(command: Command, admin: Admined) -> N
     assert (status, out.startswith("Gap 1 (eu, "), out.endswith(" is closed.\n")) == (0, True, True)
     assert await document(command, "gaps", "list") == []
     assert [it["state"] for it in await document(command, "gaps", "list", "--closed")] == ["closed"]
+
+
+async def test_a_gap_that_the_relay_closes_is_left_to_it(command: Command, admin: Admined) -> None:
+    """Also where nothing is known of that yet, or never: in a process that only delivers."""
+    admin.control.access = KonnectAccess(recovers=True, webhooks={"eu": None})
+    await admin.queue.open_gap("eu", NOW - 3600, NOW - 3580, "downtime", refusals=0)
+
+    for arguments in (("status",), ("gaps", "list")):
+        out = (await command(*arguments))[1]
+        assert "downtime" in out
+        assert "by hand" not in out
 
 
 async def test_a_gap_that_is_not_there_is_a_sentence(command: Command) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from base64 import b64decode
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ import pytest
 
 from relay.admin.times import rfc3339
 from relay.config.destination import Filter
+from relay.model import Reason
 from tests.contract.admin.conftest import Admined
 from tests.fakes.events import NOW, batch, cef, lines
 
@@ -89,6 +91,19 @@ async def test_every_event_comes_with_its_fates(admin: Admined) -> None:
     ]
     assert [it["line"].encode() for it in found] == lines(3)
     assert {it["source"] for it in found} == {"eu"}
+
+
+async def test_what_is_no_proof_is_told(admin: Admined) -> None:
+    """An event that a destination did not get for its signature, and whether the relay pulled it itself."""
+    await admin.accept(3)
+    await admin.settle("sumo", delivered=1, dead=1, reason=Reason.SIGNATURE)
+    await admin.settle("splunk", delivered=2, dead=1)
+    await admin.queue.append([replace(batch(lines(1, first=3)), pulled=True)])
+
+    found = await events(admin)
+
+    assert [it["kept_back"] for it in found] == [False, True, False, False]
+    assert [it["pulled"] for it in found] == [False, False, False, True]
 
 
 async def test_the_range_is_one_of_event_times(admin: Admined) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
+from types import FrameType
 
 import nats
 import pytest
 
 from relay import gzipped
 from relay.errors import QueueError
-from relay.konnect.lines import event_ids
+from relay.konnect.content import content_names
+from relay.konnect.lines import event_ids, identity
 from relay.model import Batch, Receipt
+from relay.queue.dedup import opened
 from relay.queue.jetstream import search
 from relay.queue.jetstream.bucket import Bucket
 from relay.queue.jetstream.deduplicate import Admission, Deduplicator
@@ -375,7 +379,7 @@ async def test_a_search_over_hours_needs_several_consumers(
 ) -> None:
     """Events far apart are under very many subjects, which are asked for in portions."""
     monkeypatch.setattr(search, "_FILTERS", 16)
-    monkeypatch.setattr(search, "_OPENED_EVENTS", 50)
+    monkeypatch.setattr(opened, "_EVENTS", 50)
     one = await replicas.add("one")
     for n in range(40):
         at = NOW + 300 * n
@@ -473,3 +477,53 @@ async def test_like_a_plain_set(replicas: Replicas, seed: int) -> None:
                 receipt = await nodes[which].append(request)
                 assert receipt == Receipt(len(names - known), len(names & known))
                 known |= names
+
+
+@contextmanager
+def named_here() -> Iterator[list[str]]:
+    """What this thread calls to name events and to make their batches anew, while it lasts."""
+    slow = {each.__code__ for each in (event_ids, content_names, identity, gzipped.compress)}
+    calls: list[str] = []
+
+    def called(frame: FrameType, event: str, argument: object) -> None:
+        del argument
+        if event == "call" and frame.f_code in slow:
+            calls.append(frame.f_code.co_name)
+
+    sys.setprofile(called)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize("purged", [False, True])
+async def test_events_of_large_requests_are_named_in_a_thread(replicas: Replicas, purged: bool) -> None:
+    """Those that came and those they are compared with: the event loop has others to serve."""
+    one = await replicas.add("one")
+    first = lines(9_000, at=NOW - 60)
+    await one.append([batch(first[:3_000]), batch(first[3_000:6_000]), batch(first[6_000:])])
+    again = [batch([*first[:4_500], *lines(10)]), batch(first[4_500:])]
+
+    with named_here() as calls:
+        if purged:
+            await one.purge()
+        assert Receipt(10, 9_000) == await one.append(again)
+
+    assert not calls
+
+
+async def test_large_requests_that_are_alike_wait_for_each_other(replicas: Replicas) -> None:
+    """Also while their events are being named: each event is stored once, whichever request had it first."""
+    one = await replicas.add("one")
+    first = lines(9_000, at=NOW - 60)
+    await one.append([batch(first[:3_000])])
+
+    receipts = await asyncio.gather(
+        one.append([batch(first[2_000:5_000]), batch(first[5_000:7_000])]),
+        one.append([batch(first[2_500:5_500]), batch(first[5_500:8_000])]),
+        one.append([batch(first[2_000:4_000]), batch(first[4_000:9_000])]),
+    )
+
+    assert sum(receipt.accepted for receipt in receipts) == 6_000
+    assert sorted(await one.ids()) == sorted(event_ids(first))

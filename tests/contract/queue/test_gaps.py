@@ -111,7 +111,11 @@ async def test_what_was_received_in_a_span_is_read_in_order(queue: Queue) -> Non
         await queue.append([batch(lines(2, first=2 * number), at=NOW + number)])
 
     found = [each async for each in queue.received(NOW + 3, NOW + 27)]
+    again = [each async for each in queue.received(NOW + 3, NOW + 27)]
 
+    assert [(each.received_at, each.payload) for each in again] == [
+        (each.received_at, each.payload) for each in found
+    ]
     assert [each.received_at for each in found] == [NOW + number for number in range(3, 27)]
     assert [line for each in found for line in each.lines] == lines(48, first=6)
     assert [each async for each in queue.received(NOW + 30, NOW + 99)] == []

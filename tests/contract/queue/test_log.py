@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -167,6 +168,20 @@ async def test_formats_are_counted_per_source(queue: Queue, reopen: Opener) -> N
 
     assert expected == dict(queue.accepted())
     assert expected == dict((await reopen()).accepted())
+
+
+async def test_what_the_relay_pulled_was_not_heard(queue: Queue, reopen: Opener) -> None:
+    """A source was heard when its webhook came: a pull shows nothing of that. Across restarts."""
+    await queue.append([replace(batch(lines(1, first=7), at=NOW), pulled=True)])
+    assert dict(queue.last_received()) == {}
+    await queue.append([batch(lines(2), at=NOW)])
+    await queue.append([replace(batch(lines(1, first=8), at=NOW + 60), pulled=True)])
+
+    assert dict(queue.last_received()) == {"eu": NOW}
+    assert sum(queue.accepted().values()) == 4
+    again = await reopen()
+    assert dict(again.last_received()) == {"eu": NOW}
+    assert sum(again.accepted().values()) == 4
 
 
 async def test_settled_events_are_not_read_again_after_a_restart(queue: Queue, reopen: Opener) -> None:

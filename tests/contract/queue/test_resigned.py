@@ -14,6 +14,7 @@ from relay.batch import StoredBatch
 from relay.model import Receipt
 from relay.queue.base import Queue
 from relay.queue.dedup.judge import Judge
+from relay.queue.dedup.opened import CONTENT_AFTER
 from tests.contract.queue.conftest import Opener
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch
@@ -66,13 +67,14 @@ async def test_a_replay_that_is_signed_anew_is_recognised(
     replayed = written([*events[5:15], *missed, *events[15:25]], log_format, stamp=NOW + 2 * HOUR)
 
     assert Receipt(3, 20) == await queue.append([batch(replayed, at=NOW + 2 * HOUR)])
-    assert Receipt(0, 23) == await queue.append([batch(replayed[:8]), batch(replayed[8:])])
+    parts = [batch(replayed[:8], at=NOW + 3 * HOUR), batch(replayed[8:], at=NOW + 3 * HOUR)]
+    assert Receipt(0, 23) == await queue.append(parts)
     assert ids == [name for each in await stored(queue) for name in each.ids][:30]
 
 
 @every_format
 @every_judge
-async def test_a_copy_that_is_signed_anew_is_recognised_at_once(
+async def test_a_copy_that_is_signed_anew_is_recognised_once_it_can_be_a_replay(
     queue: Queue, judge: Callable[[], Judge], log_format: LogFormat
 ) -> None:
     """What is recent is compared by what no new signature changes."""
@@ -81,7 +83,40 @@ async def test_a_copy_that_is_signed_anew_is_recognised_at_once(
     await queue.append([batch(written(events, log_format))])
 
     again = written(events[5:], log_format, stamp=NOW + 1)
-    assert Receipt(0, 5) == await queue.append([batch(again, at=NOW + 1)])
+    assert Receipt(0, 5) == await queue.append([batch(again, at=NOW + CONTENT_AFTER)])
+
+
+@every_format
+@every_judge
+@pytest.mark.parametrize("seconds", [0.0, CONTENT_AFTER - 0.5, -60.0], ids=["at once", "soon", "clock back"])
+async def test_twins_in_two_requests_are_two_events(
+    queue: Queue, judge: Callable[[], Judge], log_format: LogFormat, seconds: float
+) -> None:
+    """No replay comes that soon, so what says the same and has other bytes has happened twice."""
+    queue.judge_by(judge())
+    event = Maker().authorization(at=NOW)
+    first, second, third = [written([event], log_format, stamp=NOW + n) for n in range(3)]
+    await queue.append([batch(first)])
+
+    assert Receipt(1, 0) == await queue.append([batch(second, at=NOW + seconds)])
+    assert Receipt(1, 2) == await queue.append([batch([*third, *first, *second], at=NOW + seconds)])
+    assert Receipt(0, 3) == await queue.append([batch([*second, *first, *third], at=NOW + seconds)])
+
+
+@every_format
+@every_judge
+async def test_an_event_that_came_again_stands_for_no_twin(
+    queue: Queue, judge: Callable[[], Judge], log_format: LogFormat
+) -> None:
+    """A replay of the same bytes brings a twin that was missed: its sister's copy is known, and it is not."""
+    queue.judge_by(judge())
+    event = Maker().authorization(at=NOW)
+    first, second, third = [written([event], log_format, stamp=NOW + n) for n in range(3)]
+    await queue.append([batch(second)])
+
+    assert Receipt(1, 1) == await queue.append([batch([*first, *second], at=NOW + HOUR)])
+    apart = [batch(third, at=NOW + HOUR), batch([*first, *second], at=NOW + HOUR)]
+    assert Receipt(1, 2) == await queue.append(apart)
 
 
 @every_format
@@ -96,8 +131,9 @@ async def test_a_forgery_hides_no_true_event(
     true = written(events, log_format)
     await queue.append([batch([make(each) for each in true])])
 
-    assert Receipt(5, 0) == await queue.append([batch(true, at=NOW + 1)])
-    assert Receipt(0, 5) == await queue.append([batch(written(events, log_format, stamp=NOW + 9))])
+    assert Receipt(5, 0) == await queue.append([batch(true, at=NOW + HOUR)])
+    again = written(events, log_format, stamp=NOW + 9)
+    assert Receipt(0, 5) == await queue.append([batch(again, at=NOW + 2 * HOUR)])
     assert [is_signed(each, judge.keys) for each in await lines_of(queue)] == [False] * 5 + [True] * 5
 
 
@@ -108,7 +144,7 @@ async def test_where_nobody_looks_a_signature_makes_no_event(queue: Queue, log_f
     true = written(Maker().some(5, at=NOW), log_format)
     await queue.append([batch([forged(each) for each in true])])
 
-    assert Receipt(0, 5) == await queue.append([batch(true, at=NOW + 1)])
+    assert Receipt(0, 5) == await queue.append([batch(true, at=NOW + HOUR)])
 
 
 async def test_without_a_key_both_are_kept(queue: Queue) -> None:
@@ -117,8 +153,9 @@ async def test_without_a_key_both_are_kept(queue: Queue) -> None:
     events = Maker().some(5, at=NOW)
     await queue.append([batch(written(events, "cef"))])
 
-    assert Receipt(5, 0) == await queue.append([batch(written(events, "cef", stamp=NOW + 9))])
-    assert Receipt(0, 5) == await queue.append([batch(written(events, "cef"))])
+    again = written(events, "cef", stamp=NOW + 9)
+    assert Receipt(5, 0) == await queue.append([batch(again, at=NOW + HOUR)])
+    assert Receipt(0, 5) == await queue.append([batch(written(events, "cef"), at=NOW + HOUR)])
 
 
 async def test_until_there_is_a_judge_both_are_kept(queue: Queue) -> None:
@@ -126,7 +163,8 @@ async def test_until_there_is_a_judge_both_are_kept(queue: Queue) -> None:
     events = Maker().some(5, at=NOW)
     await queue.append([batch(written(events, "cef"))])
 
-    assert Receipt(5, 0) == await queue.append([batch(written(events, "cef", stamp=NOW + 9))])
+    again = written(events, "cef", stamp=NOW + 9)
+    assert Receipt(5, 0) == await queue.append([batch(again, at=NOW + HOUR)])
 
 
 async def test_equal_lines_need_no_judge(queue: Queue) -> None:
@@ -173,9 +211,9 @@ async def test_a_forgery_hides_no_twin(queue: Queue) -> None:
     event = Maker().authorization(at=NOW)
     (true,) = written([event], "cef")
     await queue.append([batch([forged(true), forged(true)])])
-    await queue.append([batch([true, forged(true)])])
+    await queue.append([batch([true, forged(true)], at=NOW + 1)])
 
-    await queue.append([batch(written([event] * 2, "cef", stamp=NOW + 9))])
+    await queue.append([batch(written([event] * 2, "cef", stamp=NOW + 9), at=NOW + HOUR)])
 
     assert sum([is_signed(each, judge.keys) for each in await lines_of(queue)]) == 2
 
@@ -218,6 +256,7 @@ async def test_every_true_event_once(reopen: Opener, judge: Callable[[], Judge],
     queue.judge_by(judge())
     keys = Keys().keys
     for step in range(60):
+        now = NOW + step * CONTENT_AFTER
         if rng.randrange(12) == 0:
             queue = await reopen()
             queue.judge_by(judge())
@@ -230,7 +269,7 @@ async def test_every_true_event_once(reopen: Opener, judge: Callable[[], Judge],
         else:
             sent.update(which)
         cuts = sorted({0, rng.randrange(len(log)), len(log)})
-        await queue.append([batch(log[a:b], at=NOW + step) for a, b in pairwise(cuts)])
+        await queue.append([batch(log[a:b], at=now) for a, b in pairwise(cuts)])
 
     true = [each for each in await lines_of(queue) if is_signed(each, keys)]
     assert sorted([each.partition(b"trace_id=")[2].split()[0] for each in true]) == sorted(

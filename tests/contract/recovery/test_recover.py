@@ -11,8 +11,11 @@ import orjson
 import pytest
 import typer
 
+from relay.admin.times import parse_rfc3339
+from relay.cli.client import AdminClient, CommandFailed
+from relay.cli.konnect_access import access
 from relay.cli.konnect_recover import kept
-from relay.cli.konnect_recovering import JOB_MOST, cut
+from relay.cli.konnect_recovering import JOB_MOST, cut, pulled
 from relay.clock import SystemClock
 from tests.contract.recovery.commands import Commands
 from tests.fakes.konnect import PORTAL, FakeKonnect, Fault, Maker, Place
@@ -81,6 +84,33 @@ def test_what_konnect_has_deleted_is_told() -> None:
         kept(NOW - 9 * DAY, NOW - 8 * DAY, NOW)
     with pytest.raises(typer.BadParameter, match="before"):
         kept(NOW, NOW, NOW)
+
+
+async def test_a_pull_goes_on_from_where_the_relay_came_to(command: Commands) -> None:
+    """One call after the other, each for all that is left; an error tells what that is."""
+    answer = {"source": "konnect-us", "entries": 2, "accepted": 1}
+    came_to = ["2026-11-20T20:00:00.000Z", "2026-11-20T08:00:00.000Z", "2026-11-20T00:00:00.000Z"]
+    command.path.write_text(
+        orjson.dumps({**command.config, "recovery": {"konnect": command.settings}}).decode()
+    )
+    at = access(command.path, region=None, portal=None, token=None, token_file=None)
+    span = (parse_rfc3339(came_to[2]), parse_rfc3339("2026-11-21T00:00:00Z"))
+    async with Siem() as relay:
+        for reached in came_to:
+            relay.answer(200, body=orjson.dumps({**answer, "reached": reached}))
+        client = AdminClient(relay.url, None, 5.0)
+        found = await asyncio.to_thread(lambda: list(pulled(at, client, [span], lambda _: None)))
+        asked = [orjson.loads(each.body)["to"] for each in relay.requests]
+
+        relay.answer(200, body=orjson.dumps({**answer, "reached": came_to[0]}))
+        relay.answer(502, body=b'{"detail":"It is down."}')
+        with pytest.raises(CommandFailed) as error:
+            await asyncio.to_thread(lambda: list(pulled(at, client, [span], lambda _: None)))
+        client.close()
+
+    assert asked == ["2026-11-21T00:00:00.000Z", *came_to[:2]]
+    assert [(each["from"], each["to"]) for each in found] == list(zip(came_to, asked, strict=True))
+    assert f"from {came_to[2]} to {came_to[0]}: It is down. What it had pulled before" in str(error.value)
 
 
 # What cannot be done
@@ -220,7 +250,7 @@ async def test_the_relays_own_job_is_waited_for(
     assert len(await receiver.received_lines(1)) == 1
 
 
-def pulled(folder: Path) -> list[Any]:
+def pulled_lines(folder: Path) -> list[Any]:
     path = folder / "audit.ndjson"
     lines = path.read_bytes().splitlines() if path.exists() else []
     return [document for document in map(orjson.loads, lines) if document.get("relay_pulled")]
@@ -246,7 +276,7 @@ async def test_what_cannot_be_replayed_is_pulled_by_the_relay(
     async with relay:
         document = await command.document("recover", "--from", "-1h", *options)
         code, out, err = await command("recover", "--from", "-1h", "--by", "pull")
-        await until(lambda: len(pulled(tmp_path)) == 5, 10, "the pulled events")
+        await until(lambda: len(pulled_lines(tmp_path)) == 5, 10, "the pulled events")
 
     assert document["jobs"] == []
     (pull,) = document["pulls"]

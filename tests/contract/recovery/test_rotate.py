@@ -73,6 +73,22 @@ async def test_the_authorization_of_somebody_elses_receiver_is_left_alone(
     assert (other.authorization, konnect.called("PATCH", other.id)) == ("Bearer theirs", [])
 
 
+async def test_another_way_to_the_relay_is_no_reason_to_take_another_receiver(
+    konnect: FakeKonnect, command: Commands, intake: Siem, tmp_path: Path
+) -> None:
+    """With `--url` as well, what Konnect sends to is compared with the URL of the configuration."""
+    intake.then(Answer(200))
+    other = konnect.organisation.bind(f"https://siem.example.com{PATH}", "Bearer theirs")
+
+    code, _, err = await command(
+        "rotate", "--yes", "--url", intake.base, "--secret-file", secret_file(tmp_path)
+    )
+
+    assert code == 1
+    assert "siem.example.com" in err
+    assert (other.authorization, konnect.called("PATCH", other.id)) == ("Bearer theirs", [])
+
+
 @pytest.mark.parametrize(
     ("behaviour", "words"),
     [
@@ -137,6 +153,12 @@ async def test_konnect_is_told_once_the_relay_accepts_both(
 ) -> None:
     """Asked with empty requests; afterwards it is said when the old one may go."""
     intake.then(accepting("Bearer new", "Bearer old"))
+
+    bound.name = "evil\x1b[2J"
+    _, out, err = await command("rotate", "--yes", "--secret-file", secret_file(tmp_path))
+    assert ("evil" in out, "\x1b" in out + err) == (True, False)
+    bound.authorization = "Bearer old"
+    intake.requests.clear()
 
     document = await command.document("rotate", "--yes", "--secret-file", secret_file(tmp_path))
 

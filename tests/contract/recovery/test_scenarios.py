@@ -100,12 +100,17 @@ async def test_the_token_may_not_switch_the_webhook_on(running: Running, maker: 
     running.konnect.faults.add(Fault("PATCH", "*/audit-log-webhook", status=403, times=-1))
     await failing_batch(running, maker)
     await running.until(lambda: bool(running.log.named("webhook.not_switched_on")), "the refusal")
+    await running.through(MINUTE)
+    recovering = running.relay.replicas()[0].recovering
+    assert recovering is not None
+    assert "may not switch on" in recovering.detail
     running.clock.jump(HOUR)
     await running.until(lambda: bool(running.log.named("recovery.pulled")), "the pull")
 
     assert running.log.named("webhook.switched_on") == []
     assert len(running.log.named("webhook.not_switched_on")) <= 2  # once an hour
-    running.konnect.organisation.webhook(Place()).enabled = True
+    webhook = running.konnect.organisation.webhook(Place())
+    webhook.enabled, webhook.failing = True, False  # a person did it
     await all_is_well(running)
 
 

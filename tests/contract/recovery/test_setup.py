@@ -266,7 +266,7 @@ async def test_a_token_no_header_can_hold_is_refused(
 
     code, _, err = await command("setup", "--token-file", str(tmp_path / "token"))
 
-    assert (code, konnect.calls) == (1, [])
+    assert (code, konnect.calls) == (2, [])
     assert "kpat_a" not in err
 
 
@@ -447,6 +447,23 @@ async def test_teardown_leaves_a_webhook_of_others_alone(konnect: FakeKonnect, c
     assert document["webhook_unset"] is False
     assert konnect.organisation.webhook(Place()).destination is other
     assert list(konnect.organisation.destinations) == [other.id]
+
+
+async def test_a_name_from_konnect_steers_no_terminal(konnect: FakeKonnect, command: Commands) -> None:
+    """Nor does what it says of a failure."""
+    made = konnect.organisation.bind(ENDPOINT, "Bearer x")
+    made.name = "evil\x1b[2J"
+    konnect.organisation.webhook(Place()).enabled = False
+
+    _, out, err = await command("setup", "--yes")
+    assert "sends to evil" in out
+    assert "\x1b" not in out + err
+    code, out, err = await command("teardown", "--yes", "--name", made.name)
+    assert (code, "The destination evil" in out) == (0, True)
+    assert "\x1b" not in out + err
+    code, _, err = await command("teardown", "--yes", "--name", made.name)
+    assert (code, "evil" in err) == (1, True)
+    assert "\x1b" not in err
 
 
 async def test_teardown_of_nothing_is_a_sentence(konnect: FakeKonnect, command: Commands) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli.client import CommandFailed
 from relay.cli.konnect_access import Access, access
 from relay.cli.konnect_doctor import _relay
+from relay.cli.main import main
 from relay.cli.options import DEFAULT_CONFIG
 from relay.errors import ConfigError
 
@@ -40,13 +40,52 @@ def test_a_configuration_that_was_named_must_be_there(tmp_path: Path) -> None:
 
 def test_without_a_token_it_says_where_one_may_come_from() -> None:
     """All three places."""
-    with pytest.raises(CommandFailed, match=r"KONNECT_TOKEN.*--token-file.*recovery"):
+    with pytest.raises(ConfigError, match=r"KONNECT_TOKEN.*--token-file.*recovery"):
         given(token=None)
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "says"),
+    [
+        ("doctor", ("--region",), "Which region is it?"),
+        ("doctor", ("--token",), "No Konnect token"),
+        ("setup", ("--source",), "Which source is it?"),
+        ("setup", ("--url",), "Where does Konnect reach the relay?"),
+        ("setup --as-configured", (), "names no authorization"),
+    ],
+)
+def test_what_is_missing_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    missing: tuple[str, ...],
+    says: str,
+) -> None:
+    """One sentence and exit status 2, before anybody is asked."""
+    monkeypatch.delenv("KONNECT_TOKEN", raising=False)
+    options = {"--region": "us", "--token": "kpat_x"}
+    if "setup" in command:
+        options |= {"--url": "https://relay.example.com", "--source": "eu"}
+    arguments = [part for name, value in options.items() if name not in missing for part in (name, value)]
+
+    with pytest.raises(SystemExit) as exit_:
+        main(["konnect", *command.split(), *arguments])
+
+    assert exit_.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_token_with_blanks_is_wrong_usage() -> None:
+    """It was copied with something else, which must not be shown."""
+    with pytest.raises(ConfigError) as raised:
+        given(token="kpat_x s3cret")
+
+    assert "s3cret" not in str(raised.value)
 
 
 def test_without_a_source_a_bare_host_is_not_enough() -> None:
     """The path is what tells sources apart."""
-    with pytest.raises(CommandFailed, match="--source"):
+    with pytest.raises(ConfigError, match="--source"):
         given(url="https://relay.example.com").endpoint()
 
 

@@ -39,6 +39,13 @@ def test_what_has_no_time_of_its_own_has_no_key(written: bytes) -> None:
     assert keys.of_line(written) is None
 
 
+@pytest.mark.parametrize("written", [line_of(ENTRY), b'{"a":1,' + line_of(ENTRY)[1:]])
+def test_a_pulled_line_has_a_key_where_the_relay_pulled_it(written: bytes) -> None:
+    """Anybody who may send can write one; Konnect's webhook never does."""
+    assert keys.of_line(line_of(ENTRY), pulled=True) == keys.of_entry(ENTRY)
+    assert keys.of_line(written) is None
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -82,7 +89,7 @@ def test_what_recovery_pulled_has_the_key_of_its_entry() -> None:
     """The relay appends such events in a writing of its own."""
     entries = [entry(it) for it in Maker().some(9, at=AT)]
 
-    assert [keys.of_line(line_of(it)) for it in entries] == [keys.of_entry(it) for it in entries]
+    assert [keys.of_line(line_of(it), pulled=True) for it in entries] == [keys.of_entry(it) for it in entries]
 
 
 def test_a_portals_event_is_told_from_the_organisations() -> None:

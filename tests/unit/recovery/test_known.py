@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
@@ -76,3 +77,11 @@ def test_only_the_window_is_read() -> None:
     lines = [line(event, "cef", stamp=AT) for event in events]
 
     assert len(keys_of(lines, Window(AT + 2, AT + 5))) == 4
+
+
+def test_a_received_line_without_a_time_is_like_none_that_is_pulled() -> None:
+    """It would only take up memory: every entry that can be pulled has a time."""
+    (event,) = Maker().some(1, at=AT)
+    timeless = [re.sub(rb"rt=\d+", b"rt=0", line(event, "cef", stamp=AT)), b"no event"]
+
+    assert keys_of(timeless, ALWAYS) == []

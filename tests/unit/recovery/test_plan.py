@@ -14,8 +14,8 @@ from relay.recovery.answers import ORGANISATION, ReplayState, Scope, WebhookStat
 from relay.recovery.hook import INACTIVE, Hook
 from relay.recovery.outcome import busy, failed, failed_job, fetched, forbidden, postponed
 from relay.recovery.patience import Call, Kind, Patience, Rest
-from relay.recovery.plan import decide, window_of
-from relay.recovery.state import Job, Rules, State, Target, Window, Work
+from relay.recovery.plan import decide
+from relay.recovery.state import Job, Rules, State, Target, Window, Work, window_of
 
 NOW = 1_795_000_000.0
 RULES = Rules()
@@ -24,6 +24,7 @@ HOUR = 3600.0
 ORG = Target("us")
 PORTAL = Target("portal", Scope("p1"))
 GAP = Gap(1, "us", NOW - HOUR, NOW - 600, "downtime", 0)
+GROWING = Gap(1, "us", NOW - 2 * HOUR + 20, NOW - 5, "429", 400)
 WELL = WebhookStatus(True, WebhookState.ACTIVE, NOW - 700, 200, None)
 FAILED = WebhookStatus(False, WebhookState.INACTIVE, NOW - 700, 500, "answered 500")
 WELL_BEFORE = replace(WELL, last_attempt_at=NOW - 780)
@@ -97,7 +98,7 @@ TABLE: dict[str, tuple[State, Action]] = {
     ),
     "a pull that has begun, and the gap grew": (
         state(work=work(pulled=Window(NOW - 1800, GAP.end - 1))),
-        Pull(GAP, ORG, WINDOW),
+        Pull(GAP, ORG, Window(WINDOW.start, GAP.end - 1), Window(NOW - 1800, GAP.end - 1)),
     ),
     "a pull that has begun and failed": (
         state(work=work(pulled=PULLED), patience=resting(Kind.PULL)),
@@ -290,8 +291,38 @@ TABLE: dict[str, tuple[State, Action]] = {
     ),
     "fetched": (state(work=work(covered=WINDOW)), Close(GAP, None)),
     "fetched, but it grew": (
-        state(work=work(covered=Window(WINDOW.start, GAP.end - 1))),
-        Replay(GAP, ORG, WINDOW),
+        state(work=work(covered=Window(WINDOW.start, GAP.end - 200))),
+        Replay(replace(GAP, start=GAP.end - 200), ORG, Window(GAP.end - 320, WINDOW.end)),
+    ),
+    "it grows": (state(gaps=(replace(GAP, end=NOW - 5),)), Wait(NOW + 15)),
+    "it grows for more than an hour": (
+        state(gaps=(GROWING,)),
+        Replay(replace(GROWING, end=NOW - 20), ORG, Window(GROWING.start - 120, NOW)),
+    ),
+    "it grows, and its first hour was fetched": (
+        state(gaps=(GROWING,), work=work(covered=Window(GROWING.start - 120, NOW - HOUR))),
+        Wait(NOW + 15),
+    ),
+    "it grows, and a pull of its first hour goes on": (
+        state(gaps=(GROWING,), work=work(pulled=Window(NOW - 1.5 * HOUR, NOW - HOUR))),
+        Pull(
+            replace(GROWING, end=NOW - HOUR),
+            ORG,
+            Window(GROWING.start - 120, NOW - HOUR),
+            Window(NOW - 1.5 * HOUR, NOW - HOUR),
+        ),
+    ),
+    "somebody switched it off hours ago": (
+        state(gaps=(replace(GROWING, cause=INACTIVE, end=NOW - 30),), hooks=hooks(BY_HAND)),
+        Pull(replace(GROWING, cause=INACTIVE, end=NOW - 30), ORG, Window(GROWING.start - 120, NOW)),
+    ),
+    "somebody switched it off, and all of it was fetched": (
+        state(
+            gaps=(replace(GROWING, cause=INACTIVE, end=NOW - 30),),
+            hooks=hooks(BY_HAND),
+            work=work(covered=Window(GROWING.start - 120, NOW)),
+        ),
+        Wait(NOW + 55),
     ),
     "fetched, the beginning was gone": (
         state(work=work(covered=Window(GAP.start + 60, NOW)), gaps=(replace(GAP, start=NOW - 8 * 86400),)),
@@ -348,7 +379,7 @@ def test_gaps_that_overlap_are_fetched_together() -> None:
     window = Window(WINDOW.start, other.end + 120)
     assert decide(both, NOW, RULES) == Replay(GAP, ORG, window)
 
-    done = fetched(both, ORG, window, NOW)
+    done = fetched(both, 1, ORG, window, NOW, RULES)
     assert decide(done, NOW, RULES) == Close(GAP, None)
     assert decide(replace(done, gaps=(other,)), NOW, RULES) == Close(other, None)
 
@@ -356,7 +387,7 @@ def test_gaps_that_overlap_are_fetched_together() -> None:
 def test_what_was_fetched_before_a_gap_was_over_does_not_count_for_it() -> None:
     """The events of its end had not happened yet."""
     later = replace(GAP, id=2, end=NOW - 30)
-    done = fetched(state(gaps=(GAP, later)), ORG, Window(WINDOW.start, NOW), NOW - 60)
+    done = fetched(state(gaps=(GAP, later)), 1, ORG, Window(WINDOW.start, NOW), NOW - 60, RULES)
 
     assert done.of(1, ORGANISATION).covered == Window(WINDOW.start, NOW)
     assert done.of(2, ORGANISATION).covered is None
@@ -366,7 +397,7 @@ def test_a_gap_whose_beginning_was_gone_tells_so() -> None:
     """It is lost up to where the window began."""
     old = replace(GAP, start=NOW - 8 * 86400)
     window = window_of(old, NOW, RULES)
-    done = fetched(state(gaps=(old,)), ORG, window, NOW)
+    done = fetched(state(gaps=(old,)), 1, ORG, window, NOW, RULES)
 
     assert decide(done, NOW, RULES) == Close(old, NOW - KONNECT_RETENTION + 60)
     # Konnect goes on deleting; what was fetched stays fetched.
@@ -428,10 +459,25 @@ def test_what_is_pulled_is_not_replayed_together_with_what_is_not() -> None:
     assert decide(given, NOW, RULES) == Replay(other, ORG, window_of(other, NOW, RULES))
 
 
-def test_a_part_of_a_gap_counts_for_nothing() -> None:
+def test_what_was_fetched_of_a_gap_that_grows_is_kept() -> None:
+    """The next part begins where this one ended, by the margin earlier; the whole is then covered."""
+    first = Window(GROWING.start - 120, NOW - HOUR)
+    done = fetched(state(gaps=(GROWING,)), 1, ORG, first, NOW - HOUR, RULES)
+    assert done.of(1, ORGANISATION).covered == first
+
+    over = replace(GROWING, end=NOW - 600)
+    rest = Window(NOW - HOUR - 120, NOW - 480)
+    action = decide(replace(done, gaps=(over,)), NOW, RULES)
+    assert action == Replay(replace(over, start=NOW - HOUR), ORG, rest)
+
+    whole = fetched(replace(done, gaps=(over,)), 1, ORG, rest, NOW, RULES)
+    assert decide(whole, NOW, RULES) == Close(over, None)
+
+
+def test_a_part_of_another_gap_counts_for_nothing() -> None:
     """Neither as fetched nor as an attempt that went well."""
     given = state(work=work(failures=2))
-    after = fetched(given, ORG, Window(GAP.end - 60, NOW), NOW)
+    after = fetched(given, 2, ORG, Window(GAP.end - 60, NOW), NOW, RULES)
 
     assert after.of(1, ORGANISATION) == given.of(1, ORGANISATION)
 

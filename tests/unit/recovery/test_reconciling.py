@@ -26,6 +26,7 @@ def compare(
     relay: Iterable[tuple[Key | None, Fate]],
     *,
     retained_from: int | None = None,
+    deleted_before: int | None = None,
     limit: int = 1000,
 ) -> Outcome:
     both = Reconciliation(folder, limit=limit)
@@ -34,7 +35,7 @@ def compare(
     both.relay_delivers_to(["siem"])
     for each, fate in relay:
         both.relay_accepted(each, {"siem": fate})
-    return both.outcome(retained_from)
+    return both.outcome(retained_from, deleted_before)
 
 
 def test_nothing_on_either_side_is_complete(tmp_path: Path) -> None:
@@ -111,6 +112,32 @@ def test_what_the_log_no_longer_holds_is_not_called_missing(tmp_path: Path) -> N
 
     assert (outcome.unproven, outcome.missing) == (1, 1)
     assert not compare(tmp_path, [before], [], retained_from=AT + MINUTE).complete
+
+
+def test_what_konnect_has_deleted_cannot_be_told(tmp_path: Path) -> None:
+    """Nobody knows what there was: no complete result, and what was accepted of that time is not extra."""
+    outcome = compare(tmp_path, [], [(key(1), D), (key(2, at=AT + MINUTE), D)], deleted_before=AT + MINUTE)
+
+    assert not outcome.complete
+    assert (outcome.accepted, outcome.missing, outcome.extra) == (2, 0, 1)
+    assert outcome.extra_at == {"siem": 1}
+
+
+def test_what_was_kept_back_proves_nothing(tmp_path: Path) -> None:
+    """Whoever forges a copy of an event must not make it look received; the genuine one beside it is."""
+    both = Reconciliation(tmp_path)
+    both.konnect_has(key(1))
+    both.konnect_has(key(2))
+    both.relay_delivers_to(["siem"])
+    both.relay_accepted(key(1), {"siem": L}, kept_back=True)
+    both.relay_accepted(key(2), {"siem": L}, kept_back=True)
+    both.relay_accepted(key(2), {"siem": D})
+    outcome = both.outcome(None)
+
+    assert not outcome.complete
+    assert (outcome.received, outcome.missing, outcome.extra, outcome.kept_back) == (1, 1, 0, 2)
+    assert outcome.destinations["siem"] == {**dict.fromkeys(Fate, 0), D: 1}
+    assert [each.missing for each in outcome.windows] == [1]  # which `--heal` fetches
 
 
 def test_what_cannot_be_compared_is_counted_apart(tmp_path: Path) -> None:
