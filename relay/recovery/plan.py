@@ -135,7 +135,10 @@ def _recover(state: State, now: float, rules: Rules) -> Action:
         if not targets or not gap.id or gap.end <= now - KONNECT_RETENTION + RETENTION_SLACK:
             continue  # nobody can help, it is not written down yet, or `expiry` is about to close it
         settled_at = _settled_at(state, gap, now, rules)
-        grows = now < settled_at or _is_failing(state, gap)
+        grows = _grows(state, gap, now, rules)
+        if now < settled_at and not grows:
+            wake = min(wake, settled_at)
+            continue
         left = [each for each in targets if not _is_covered(state.of(gap.id, each.scope), gap, now, rules)]
         if not left and not grows:
             return Close(gap, _lost_until(state, gap, targets))
@@ -184,6 +187,16 @@ def _settled_at(state: State, gap: Gap, now: float, rules: Rules) -> float:
 
 def _overlap(other: Gap, gap: Gap, window: Window) -> bool:
     return other.source == gap.source and other.start <= window.end and other.end >= window.start
+
+
+def _grows(state: State, gap: Gap, now: float, rules: Rules) -> bool:
+    """Whether it may go on for days: by refusals one after the other, or a webhook that stays inactive.
+
+    Down time is over when it is noticed.
+    """
+    if gap.cause == INACTIVE:
+        return _is_failing(state, gap)
+    return gap.refusals > 0 and now < gap.end + rules.settle
 
 
 def _is_failing(state: State, gap: Gap) -> bool:

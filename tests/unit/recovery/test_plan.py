@@ -295,6 +295,19 @@ TABLE: dict[str, tuple[State, Action]] = {
         Replay(replace(GAP, start=GAP.end - 200), ORG, Window(GAP.end - 320, WINDOW.end)),
     ),
     "it grows": (state(gaps=(replace(GAP, end=NOW - 5),)), Wait(NOW + 15)),
+    "it was down for hours until a moment ago": (
+        state(gaps=(replace(GROWING, cause="downtime", refusals=0),)),
+        Wait(NOW + 15),
+    ),
+    "it was down for hours, and the webhook went inactive by it": (
+        state(
+            gaps=(
+                replace(GROWING, cause="downtime", refusals=0, end=NOW - 25),
+                Gap(2, "us", NOW - 2 * HOUR, NOW - 5, INACTIVE, 0),
+            )
+        ),
+        Wait(NOW + 15),
+    ),
     "it grows for more than an hour": (
         state(gaps=(GROWING,)),
         Replay(replace(GROWING, end=NOW - 20), ORG, Window(GROWING.start - 120, NOW)),
