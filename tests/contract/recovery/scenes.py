@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.contract.recovery.running import AUTHORIZATION, Running
-from tests.fakes.konnect import Maker, Place
+from tests.fakes.konnect import PORTAL, Maker, Place
+from tests.fakes.konnect.organisation import Webhook
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 SLACK = 2 * MINUTE  # between the relay's word and the truth: recovery asks a minute late, to be sure
@@ -58,6 +59,29 @@ async def down(running: Running, maker: Maker, seconds: float, *, every: float) 
         running.konnect.record(maker.some(3, at=running.clock.now()))
         left -= every
     await running.start()
+
+
+def with_portal(running: Running) -> Running:
+    """A Dev Portal beside the organisation, with a source of its own."""
+    running.config["sources"].append({"name": "portal", "authorization": AUTHORIZATION})
+    running.config["recovery"]["konnect"] |= {
+        "source": "konnect",
+        "portals": [{"id": PORTAL, "source": "portal"}],
+    }
+    return running
+
+
+async def mended_and_quiet(running: Running, maker: Maker) -> Webhook:
+    """The relay has switched the webhook on, and no batch came since: its last attempt is the failed one."""
+    await some(running, maker)
+    await failing_batch(running, maker)
+    await running.until(lambda: bool(running.log.named("webhook.switched_on")), "the mending")
+    await all_is_well(running)
+    await running.through(2 * MINUTE)
+    webhook = running.konnect.organisation.webhook(Place())
+    webhook.last_code, webhook.last_message = 500, "answered 500"  # as if no batch had come since
+    await running.through(3 * MINUTE)
+    return webhook
 
 
 @contextmanager

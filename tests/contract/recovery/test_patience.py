@@ -6,28 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.recovery.running import AUTHORIZATION, Running
-from tests.contract.recovery.scenes import all_is_well, bind, down, failing_batch, some
+from tests.contract.recovery.running import Running
+from tests.contract.recovery.scenes import (
+    HOUR,
+    MINUTE,
+    all_is_well,
+    bind,
+    down,
+    failing_batch,
+    some,
+    with_portal,
+)
 from tests.fakes.clock import FakeClock
 from tests.fakes.konnect import PORTAL, FakeKonnect, Fault, Maker, Place
 from tests.fakes.siem import Siem
 
-MINUTE, HOUR = 60.0, 3600.0
 JOB = "*/audit-log-replay-job"
 
 
 def doing(running: Running) -> str:
     recovering = running.relay.replicas()[0].recovering
     return "" if recovering is None else recovering.detail
-
-
-def with_portal(running: Running) -> Running:
-    running.config["sources"].append({"name": "portal", "authorization": AUTHORIZATION})
-    running.config["recovery"]["konnect"] |= {
-        "source": "konnect",
-        "portals": [{"id": PORTAL, "source": "portal"}],
-    }
-    return running
 
 
 async def open_sources(running: Running) -> set[str]:

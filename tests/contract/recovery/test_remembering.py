@@ -9,13 +9,21 @@ import yaml
 from relay.config.load import load
 from relay.destinations.registry import CONFIG_TYPES
 from relay.model import Recovering
-from tests.contract.recovery.running import AUTHORIZATION, Running
-from tests.contract.recovery.scenes import all_is_well, bind, down, failing_batch, some
+from tests.contract.recovery.running import Running
+from tests.contract.recovery.scenes import (
+    HOUR,
+    MINUTE,
+    all_is_well,
+    bind,
+    down,
+    mended_and_quiet,
+    some,
+    with_portal,
+)
 from tests.fakes.clock import FakeClock
 from tests.fakes.konnect import PORTAL, TOKEN, FakeKonnect, Fault, Maker, Place
 from tests.fakes.siem import Siem
 
-MINUTE, HOUR = 60.0, 3600.0
 LOG, JOB = ("GET", "/v3/audit-logs"), ("PUT", "/audit-log-replay-job")
 
 
@@ -23,14 +31,7 @@ async def test_a_webhook_that_was_switched_off_by_hand_stays_off_over_a_restart(
     running: Running, maker: Maker
 ) -> None:
     """Its last attempt is a failed one from before it was mended; only the relay knows that it was well."""
-    await some(running, maker)
-    await failing_batch(running, maker)
-    await running.until(lambda: bool(running.log.named("webhook.switched_on")), "the mending")
-    await all_is_well(running)
-    await running.through(2 * MINUTE)
-    webhook = running.konnect.organisation.webhook(Place())
-    webhook.last_code, webhook.last_message = 500, "answered 500"  # as if no batch had come since
-    await running.through(3 * MINUTE)
+    webhook = await mended_and_quiet(running, maker)
     await running.kill()
     webhook.enabled = False
     running.clock.jump(HOUR)
@@ -105,10 +106,8 @@ async def test_recovery_begins_and_ends_with_its_configuration(
     """With a portal more, and then without any of it."""
     maker = Maker()
     konnect.sender.restamps = False
-    running = Running(tmp_path, clock, konnect, siem)
-    running.config["sources"].append({"name": "portal", "authorization": AUTHORIZATION})
+    running = with_portal(Running(tmp_path, clock, konnect, siem))
     wanted = running.config.pop("recovery")
-    wanted["konnect"] |= {"source": "konnect", "portals": [{"id": PORTAL, "source": "portal"}]}
     place = Place(portal=PORTAL)
     async with running:
         bind(running)

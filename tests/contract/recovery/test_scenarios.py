@@ -21,9 +21,11 @@ from tests.contract.recovery.scenes import (
     bind,
     down,
     failing_batch,
+    mended_and_quiet,
     on_both,
     some,
     unreachable,
+    with_portal,
 )
 from tests.fakes.clock import FakeClock
 from tests.fakes.judging import forged
@@ -116,14 +118,7 @@ async def test_the_token_may_not_switch_the_webhook_on(running: Running, maker: 
 
 async def test_somebody_switched_the_webhook_off_after_it_was_mended(running: Running, maker: Maker) -> None:
     """No batch came in between, so its last attempt is still the failed one; a person is left alone."""
-    await some(running, maker)
-    await failing_batch(running, maker)
-    await running.until(lambda: bool(running.log.named("webhook.switched_on")), "the mending")
-    await all_is_well(running)
-    await running.through(2 * MINUTE)
-    webhook = running.konnect.organisation.webhook(Place())
-    webhook.last_code, webhook.last_message = 500, "answered 500"  # as if no batch had come since
-    await running.through(3 * MINUTE)
+    webhook = await mended_and_quiet(running, maker)
     webhook.enabled = False
     running.konnect.record(maker.some(5, at=running.clock.now()))
     await running.through(15 * MINUTE)
@@ -342,12 +337,7 @@ async def test_portals_are_recovered_as_well(
 ) -> None:
     """Each has a webhook and a replay job of its own."""
     maker = Maker()
-    running = Running(tmp_path, clock, konnect, siem)
-    running.config["sources"].append({"name": "portal", "authorization": AUTHORIZATION})
-    running.config["recovery"]["konnect"] |= {
-        "source": "konnect",
-        "portals": [{"id": PORTAL, "source": "portal"}],
-    }
+    running = with_portal(Running(tmp_path, clock, konnect, siem))
     place = Place(portal=PORTAL)
     async with running:
         bind(running)
