@@ -99,6 +99,7 @@ class Relay:
                 config,
                 queue,
                 leads=self._leads,
+                recovered=lambda: self.konnect().recovered,
                 clock=clock,
                 rng=self._rng,
                 metrics=metrics,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from relay.model import DestinationState, Format, Reason
+from relay.model import Format
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -17,8 +17,6 @@ Kind = Literal["counter", "gauge", "histogram"]
 UNKNOWN_SOURCE: Final = "unknown"  # a request to a path that belongs to no source
 NO_CODE: Final = "none"  # no HTTP status at all: the connection failed, or the sender left
 FORMATS: Final = tuple(map(str, Format))
-REASONS: Final = tuple(map(str, Reason))
-STATES: Final = tuple(map(str, DestinationState))
 Outcome = Literal["delivered", "partial", "throttled", "transient", "too_large", "rejected", "misconfigured"]
 OUTCOMES: Final[tuple[Outcome, ...]] = (
     "delivered",

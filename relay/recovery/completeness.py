@@ -10,7 +10,7 @@ else. Only processes that accept have it; the heartbeat says so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from random import Random
 from typing import Final
 
@@ -34,7 +34,11 @@ _PAUSE: Final = 10.0  # seconds before a part that failed begins anew
 
 
 class Completeness:
-    """See the module. *leads* tells whether this process is the one to talk to Konnect at present."""
+    """See the module.
+
+    *leads* tells whether this process is the one to talk to Konnect at present, *recovered* the sources whose
+    gaps the relay is to close.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Completeness:
         queue: Queue,
         *,
         leads: Callable[[], bool],
+        recovered: Callable[[], Collection[str]],
         clock: Clock,
         rng: Random,
         metrics: Metrics,
@@ -57,7 +62,7 @@ class Completeness:
         self._log = log
         self._heartbeat = Heartbeat(queue, self._names, clock=clock, log=log)
         self._silence = Silence(queue, self._limits, echo=self._echo, clock=clock, gauges=metrics, log=log)
-        self._expiry = Expiry(queue, recovered=self._recovered, clock=clock, log=log)
+        self._expiry = Expiry(queue, recovered=recovered, clock=clock, log=log)
         self._supervisor: Supervisor | None = None
         self._changed = asyncio.Event()  # the supervisor is not made for the present configuration
 
@@ -132,9 +137,6 @@ class Completeness:
     def _targets(self) -> tuple[Target, ...]:
         return () if self._settings is None else targets_of(self._settings, self._names())
 
-    def _recovered(self) -> frozenset[str]:
-        return recovered_sources(self._settings, self._names())
-
     def _echo(self) -> float | None:
         return self._settings.heartbeat if self._settings is not None else None
 
@@ -153,10 +155,3 @@ def targets_of(settings: KonnectRecovery, sources: Sequence[str]) -> tuple[Targe
     """The webhooks of the organisation and of the configured Dev Portals."""
     own = Target(settings.source or sources[0])
     return (own, *(Target(portal.source, Scope(portal.id)) for portal in settings.portals))
-
-
-def recovered_sources(settings: KonnectRecovery | None, sources: Sequence[str]) -> frozenset[str]:
-    """Whose gaps the relay is to close: those of a target, and none without a token."""
-    if settings is None or settings.token is None:
-        return frozenset()
-    return frozenset(target.source for target in targets_of(settings, sources))

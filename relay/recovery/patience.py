@@ -81,14 +81,14 @@ class Patience:
         """After one that did not. *stretch* is a little above 1: replicas and relays are not to meet."""
         trouble = told(error)
         before = self.of(call)
-        wait = max(_wait(before.failures), asked(error)) * stretch
+        wait = max(_wait(before.failures), _asked(error)) * stretch
         rests = {**self.rests, call: before.longer(wait, now, trouble)}
         everything = self.everything
         match error:
             case KonnectUnauthorised():  # nothing changes until somebody gives us another token
                 everything = everything.longer(_LONGEST * stretch, now, trouble)
             case KonnectThrottled():
-                wait = max(_wait(everything.failures), asked(error)) * stretch
+                wait = max(_wait(everything.failures), _asked(error)) * stretch
                 everything = everything.longer(wait, now, trouble)
             case KonnectUnreachable():
                 # A call that hangs is its own trouble. That none got through since makes it everybody's.
@@ -108,7 +108,7 @@ def told(error: KonnectError) -> str:
     return f"{error} It asks to be left alone for {seconds:.0f} s{bound}."
 
 
-def asked(error: KonnectError) -> float:
+def _asked(error: KonnectError) -> float:
     """Seconds for which Konnect wants to be left alone, as far as that is obeyed."""
     return min(error.retry_after or 0.0, LONGEST_ASKED)
 
@@ -117,7 +117,7 @@ def pause(failures: int, error: KonnectError) -> float | None:
     """Seconds until somebody who waits for an answer asks again; None after so many *failures* in a row."""
     if failures >= _TRIES:
         return None
-    return max(asked(error), min(_LONGEST_PAUSE, 2.0**failures))
+    return max(_asked(error), min(_LONGEST_PAUSE, 2.0**failures))
 
 
 def _wait(failures: int) -> float:
