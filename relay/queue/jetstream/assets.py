@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final, Protocol
 
 import orjson
@@ -21,10 +20,11 @@ from relay.observe.logs import Log
 from relay.queue.jetstream.link import NOT_FOUND, ApiError, Leaderless, Silent
 from relay.queue.jetstream.pausing import pause
 
-_LEADER_SECONDS: Final = 15.0  # a cluster that has just been started elects its leader meanwhile
+_PATIENCE_SECONDS: Final = 15.0  # a cluster just started elects its leader and meets its servers meanwhile
 _ANSWER_SECONDS: Final = 2.0  # what is asked about a stream that is just being created may get no answer
 _DUPLICATE_WINDOW: Final = 120 * 10**9  # nanoseconds; far above the time in which we publish again
 _EXISTS: Final = 10058
+_OFFLINE: Final = "peer offline"  # in a refusal by a leader that has not heard of enough servers, or not yet
 
 Settings = Mapping[str, Any]
 
@@ -156,19 +156,26 @@ async def _found(link: Api, name: str) -> Settings | None:
 
 
 async def _patiently(link: Api, subject: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Ask as long as the cluster or the stream has no leader; being asked again changes nothing."""
+    """Ask as long as a server is missing or the stream has no leader; asking again changes nothing."""
+    lacking: QueueError = QueueError(f"NATS has no leader for JetStream, for {_PATIENCE_SECONDS:g} s already")
     try:
-        async with asyncio.timeout(_LEADER_SECONDS):
+        async with asyncio.timeout(_PATIENCE_SECONDS):
             while True:
-                with suppress(Leaderless, Silent, TimeoutError):
+                try:
                     async with asyncio.timeout(_ANSWER_SECONDS):
                         answer = await link.api(subject, body)
                     # A stream without a leader is there, but whatever it is asked next would be lost.
                     if answer.get("cluster", {"leader": "itself"}).get("leader"):
                         return answer
+                except ApiError as error:
+                    if _OFFLINE not in str(error):
+                        raise
+                    lacking = error
+                except (Leaderless, Silent, TimeoutError):
+                    pass
                 await pause()
     except TimeoutError:
-        raise QueueError(f"NATS has no leader for JetStream, for {_LEADER_SECONDS:g} s already") from None
+        raise lacking from None
 
 
 def _deviations(wanted: Settings, found: Settings, *, at_least: bool = False) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 
 from relay.config.queue import JetStreamQueueConfig, Placement
 from relay.errors import QueueError
@@ -323,9 +325,48 @@ async def test_many_relays_start_at_once_on_a_cluster(tmp_path: Path) -> None:
             await asyncio.gather(*[start(link, f"audit-{number}") for link in links])
 
 
+@pytest.mark.parametrize("refusals", [2, sys.maxsize])
+async def test_servers_that_are_about_to_join_are_waited_for(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> None:
+    """Relays and servers are started together: a leader of a moment has not heard of the others yet.
+
+    The answers are what a server says in that moment, which no test can bring about.
+    """
+    monkeypatch.setattr("relay.queue.jetstream.assets._PATIENCE_SECONDS", 1.0)
+    alone = {"code": 400, "err_code": 10005, "description": "no suitable peers for placement, peer offline"}
+    missing = {"code": 404, "err_code": 10059, "description": "stream not found"}
+    asked = 0
+
+    async def answer(message: Msg) -> None:
+        nonlocal asked
+        if ".STREAM.CREATE." not in message.subject:
+            said: dict[str, Any] = {"error": missing}
+        elif (asked := asked + 1) <= refusals:
+            said = {"error": alone}
+        else:
+            said = {"config": json.loads(message.data), "cluster": {"leader": "n1"}}
+        await message.respond(json.dumps(said).encode())
+
+    wanted = config(nats_server, "audit", replicas=3)
+    client = await connect(wanted, log=logs.configure("error"), name="test")
+    link = await Link.open(client, api_prefix="BEGINNING.API")
+    await client.subscribe("BEGINNING.API.>", cb=answer)
+    try:
+        if refusals == 2:
+            assert [each["event"] for each in await logged(link, wanted)] == ["queue.stream_created"] * 2
+        else:
+            told = await refusal(link, wanted)
+            assert told.endswith(
+                "peer offline (10005): too few servers of the cluster fit replicas and placement"
+            )
+    finally:
+        await link.close()
+
+
 async def test_a_cluster_without_a_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The start waits for an election, but not for ever."""
-    monkeypatch.setattr("relay.queue.jetstream.assets._LEADER_SECONDS", 0.5)
+    monkeypatch.setattr("relay.queue.jetstream.assets._PATIENCE_SECONDS", 0.5)
     async with NatsCluster(tmp_path) as cluster:
         one, two, three = cluster.servers
         async with linked(one) as link:
