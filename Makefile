@@ -27,7 +27,7 @@ demo: .venv/.run  ## a simulated Konnect, a relay and two SIEMs on this machine;
 	$(BIN)/konnect-relay demo $(ARGS)
 
 test: lint  ## everything that CI checks
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 fuzz: .venv/.dev  ## the property tests with other random input each time, for some minutes; ARGS="-k cef"
 	$(BIN)/pytest -n 2 --hypothesis-profile=search -m hypothesis $(ARGS)

@@ -15,6 +15,10 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=3_000, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
+# Files that take long begin first, so that at the end no worker is left alone with one. It takes
+# `--no-loadscope-reorder` for pytest-xdist to hand them out in this order.
+_LONGEST_FIRST = ("e2e", "property", "contract")
+
 IN_CI = bool(os.environ.get("RELAY_CI"))
 
 
@@ -26,6 +30,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and RELAY_CI is set: {report.longrepr}"
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        parts = item.path.parts
+        return next((n for n, name in enumerate(_LONGEST_FIRST) if name in parts), len(_LONGEST_FIRST))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)

@@ -178,7 +178,7 @@ class Fetching:
         self._log.info(
             "recovery.pulled", gap=gap.id, source=target.source, entries=entries, accepted=accepted
         )
-        return fetched(state, gap.id, target, window, began_at, self._rules)
+        return fetched(state, gap.id, target, window, began_at, self._rules, by_pull=True)
 
     def _not_kept(self, state: State, gap: Gap, target: Target, trouble: str) -> State:
         """After the queue took nothing: it would be no better with the source's other gaps."""

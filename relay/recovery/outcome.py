@@ -7,10 +7,20 @@ from dataclasses import replace
 from relay.recovery.state import Job, Rules, State, Target, Window, Work, covered_of, window_of
 
 
-def fetched(state: State, gap: int, target: Target, window: Window, began_at: float, rules: Rules) -> State:
+def fetched(
+    state: State,
+    gap: int,
+    target: Target,
+    window: Window,
+    began_at: float,
+    rules: Rules,
+    *,
+    by_pull: bool = False,
+) -> State:
     """After everything of *window* came for *gap*, which may have grown meanwhile.
 
-    It serves every other gap in it that was over when that began.
+    It serves every other gap in it that was over when that began. *by_pull*: what the gap has grown by is
+    pulled as well, because a replay of it would begin a margin earlier and bring some of this a second time.
     """
     work = dict(state.work)
     for each in state.gaps:
@@ -24,7 +34,10 @@ def fetched(state: State, gap: int, target: Target, window: Window, began_at: fl
             window.start if so_far is None else so_far.start,
             window.end if whole else min(window.end, began_at),
         )
-        work[each.id, target.scope] = replace(before, covered=covered, failures=0, pulled=None, trouble="")
+        pull = before.pull or (by_pull and each.id == gap)
+        work[each.id, target.scope] = replace(
+            before, covered=covered, failures=0, pull=pull, pulled=None, trouble=""
+        )
     return replace(state, work=work)
 
 

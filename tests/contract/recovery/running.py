@@ -157,17 +157,19 @@ class Running:
 
     # -- time
 
-    async def until(self, true: Callable[[], bool], what: str = "the condition") -> None:
+    async def until(
+        self, true: Callable[[], bool], what: str = "the condition", *, step: float = STEP
+    ) -> None:
         """Let time pass as long as it is not so."""
         async with asyncio.timeout(LIMIT):
             while not true():
-                await self._tick()
+                await self._tick(step)
         assert true(), what
 
-    async def through(self, seconds: float) -> None:
-        """Let so much time pass."""
+    async def through(self, seconds: float, *, step: float = STEP) -> None:
+        """Let so much time pass. A *step* of ten seconds may look like a process that stood still."""
         end = self.clock.monotonic() + seconds
-        await self.until(lambda: self.clock.monotonic() >= end, "time passing")
+        await self.until(lambda: self.clock.monotonic() >= end, "time passing", step=step)
 
     async def delivered(self) -> None:
         """Until every SIEM has everything that was accepted."""
@@ -180,9 +182,9 @@ class Running:
         await self.until(lambda: not self.queue._gaps.open(), "all gaps being closed")
         await self.delivered()
 
-    async def _tick(self) -> None:
+    async def _tick(self, seconds: float) -> None:
         """A moment of time, and as much real time as those who are busy in it need."""
-        await self.clock.advance(STEP)
+        await self.clock.advance(seconds)
         for each in self._everyone:
             await each._catch_up()
         await asyncio.sleep(0.002)

@@ -487,6 +487,17 @@ def test_what_was_fetched_of_a_gap_that_grows_is_kept() -> None:
     assert decide(whole, NOW, RULES) == Close(over, None)
 
 
+def test_what_a_gap_has_grown_by_since_it_was_pulled_is_pulled() -> None:
+    """A replay begins the margin earlier, and would bring twice what was pulled of that."""
+    given = state(gaps=(GROWING,), work=work(pulled=Window(NOW - HOUR - 60, NOW - HOUR)))
+    first = Window(GROWING.start - 120, NOW - HOUR)
+    done = fetched(given, 1, ORG, first, NOW - HOUR, RULES, by_pull=True)
+
+    over = replace(GROWING, end=NOW - 600)
+    action = decide(replace(done, gaps=(over,)), NOW, RULES)
+    assert action == Pull(replace(over, start=NOW - HOUR), ORG, Window(NOW - HOUR - 120, NOW - 480))
+
+
 def test_a_part_of_another_gap_counts_for_nothing() -> None:
     """Neither as fetched nor as an attempt that went well."""
     given = state(work=work(failures=2))
