@@ -38,6 +38,7 @@ from relay.queue.jetstream.members import BEAT_SECONDS, Members
 from relay.queue.jetstream.members import PREFIX as MEMBERS
 from relay.queue.jetstream.record import Account, LeaseRecord, Mark, ReaderRecord
 from relay.queue.jetstream.watch import Watch
+from tests.contract.jetstream.hearing import all_heard
 from tests.fakes.clock import FakeClock
 from tests.fakes.nats import NatsServer, TcpProxy
 from tests.fakes.process import until
@@ -283,12 +284,9 @@ class Replicas:
                 return
             await self.clock.advance(min(left, 0.5))
 
-    def _all_heard(self) -> bool:
-        recent = self.clock.monotonic() - BEAT_SECONDS
-        return all(
-            node.members._heard > recent and node.members.trusted()
-            for node in self.alive()
-            if node.client.is_connected
+    async def _all_heard(self) -> bool:
+        return await all_heard(
+            [node.members for node in self.alive() if node.client.is_connected], self.clock
         )
 
     # -- workers -----------------------------------------------------------------------------
