@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from relay.queue.jetstream.fetch import Follow
+from relay.queue.jetstream.follow import Follow
 from tests.contract.jetstream.replicas import Replicas
 from tests.fakes.nats import NatsServer
 
