@@ -20,7 +20,7 @@ from relay.recovery.api import Hosts, KonnectApi
 from relay.recovery.completeness import targets_of
 from relay.recovery.counting import Tally
 from relay.recovery.errors import KonnectThrottled, KonnectUnavailable
-from relay.recovery.patience import pause
+from relay.recovery.patience import Tries
 from relay.recovery.puller import Puller
 from relay.recovery.state import Window
 
@@ -62,12 +62,13 @@ class PullByHand:
             raise Conflict("Konnect has nothing of this span: it keeps seven days, up to now")
         source = targets_of(settings, [each.name for each in config.sources])[0].source
         api = KonnectApi(Hosts.of(settings), settings.token, clock=self._clock, timeout=settings.timeout)
-        entries = accepted = failures = 0
+        entries = accepted = 0
+        tries = Tries()
         done: Window | None = None
 
         async def told(so_far: Window, read: int, new: int) -> None:
-            nonlocal done, entries, accepted, failures
-            failures = 0  # in a row
+            nonlocal done, entries, accepted
+            tries.answered()
             done, entries, accepted = so_far, entries + read, accepted + new
             self._tally.recovered(source, new)
 
@@ -79,9 +80,8 @@ class PullByHand:
                 try:
                     over = await puller.pull(source, window, done, told)
                 except (KonnectThrottled, KonnectUnavailable) as error:
-                    failures += 1
-                    seconds = pause(failures, error)
-                    if seconds is None or self._clock.monotonic() + seconds > until:
+                    seconds = tries.pause(error)
+                    if self._clock.monotonic() + seconds > until:
                         raise
                     await self._clock.sleep(seconds)
         reached = asked if over else window.end if done is None else done.start

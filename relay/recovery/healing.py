@@ -17,7 +17,7 @@ from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 from relay.recovery.answers import ReplayJob, ReplayState, Scope
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectConflict, KonnectError, KonnectThrottled, KonnectUnavailable
-from relay.recovery.patience import pause
+from relay.recovery.patience import Tries
 from relay.recovery.reconciling import Window
 
 _POLL: Final = 5.0  # seconds between two looks at a job
@@ -96,7 +96,7 @@ async def run_job(
     Raises `KonnectError` where Konnect takes none, or cannot be asked for a minute.
     """
     deadline = clock.monotonic() + _LONGEST
-    begun, failures = False, 0
+    begun, tries = False, Tries()
     while clock.monotonic() < deadline:
         wait = poll
         try:
@@ -105,13 +105,9 @@ async def run_job(
                     await api.start_replay(scope, start, end)
             job = await api.replay_job(scope)
         except (KonnectThrottled, KonnectUnavailable) as error:
-            failures += 1
-            longer = pause(failures, error)
-            if longer is None:
-                raise
-            wait = max(poll, longer)
+            wait = max(poll, tries.pause(error))
         else:
-            failures = 0
+            tries.answered()
             # Where another one has taken its place, nobody knows how ours ended: it is begun again.
             begun = _is(job, start, end)
             if begun and job.state.over:

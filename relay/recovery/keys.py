@@ -1,7 +1,8 @@
 """By what an event is the same whether a webhook sent it or it was pulled: a key over both writings.
 
 No event has an id, the two schemas differ, and a signature covers one of them only (docs/konnect.md sections
-2.4 and 5). Owns the mapping between their fields. Twins share a key on purpose: who compares has to count.
+2.4 and 5). Owns the mapping between their fields, for all who compare: a pull (`relay.recovery.known`) and a
+reconciliation (`relay.recovery.reconciling`). Twins share a key on purpose: who compares has to count.
 Pure, and never raises, whatever is in the fields.
 """
 
@@ -40,6 +41,11 @@ class Key(NamedTuple):
     name: str  # the resource, or how an authentication ended
     action: str  # what was to be done, with the path for a request
     outcome: str  # granted, successful, or the status
+
+    @property
+    def nameless(self) -> Key:
+        """Without the name, which the two schemas may write in two ways: nothing is documented of it."""
+        return self._replace(name="")
 
 
 def of_line(line: bytes, *, pulled: bool = False) -> Key | None:

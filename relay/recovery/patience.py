@@ -2,6 +2,7 @@
 
 Owns what a failure holds up. One path that answers 5xx holds up the calls of its kind for its webhook, and
 nothing else. A wish to be left alone, a token that is refused, and an API that nobody reaches hold up all.
+A person who waits for an answer has less of it.
 """
 
 from __future__ import annotations
@@ -99,6 +100,24 @@ class Patience:
         return replace(self, everything=everything, rests=rests)
 
 
+class Tries:
+    """The calls of somebody who waits for their answer, and gives up after a while."""
+
+    def __init__(self) -> None:
+        self._failed = 0  # in a row
+
+    def answered(self) -> None:
+        """One did what it should."""
+        self._failed = 0
+
+    def pause(self, error: KonnectError) -> float:
+        """Seconds until the next one, after one that failed. Raises *error* after so many in a row."""
+        self._failed += 1
+        if self._failed >= _TRIES:
+            raise error
+        return max(_asked(error), min(_LONGEST_PAUSE, 2.0**self._failed))
+
+
 def told(error: KonnectError) -> str:
     """The error for people, with what Konnect asked for."""
     seconds = error.retry_after
@@ -111,13 +130,6 @@ def told(error: KonnectError) -> str:
 def _asked(error: KonnectError) -> float:
     """Seconds for which Konnect wants to be left alone, as far as that is obeyed."""
     return min(error.retry_after or 0.0, LONGEST_ASKED)
-
-
-def pause(failures: int, error: KonnectError) -> float | None:
-    """Seconds until somebody who waits for an answer asks again; None after so many *failures* in a row."""
-    if failures >= _TRIES:
-        return None
-    return max(_asked(error), min(_LONGEST_PAUSE, 2.0**failures))
 
 
 def _wait(failures: int) -> float:

@@ -12,7 +12,7 @@ from relay.clock import Clock
 from relay.recovery.answers import PulledPage
 from relay.recovery.api import KonnectApi
 from relay.recovery.errors import KonnectError, KonnectThrottled, KonnectUnavailable
-from relay.recovery.patience import pause
+from relay.recovery.patience import Tries
 
 
 async def whole_log(
@@ -24,7 +24,7 @@ async def whole_log(
     is not everything then.
     """
     cursor: str | None = None
-    failures = 0
+    tries = Tries()
     while True:
         try:
             async with aclosing(api.pages(start, end, cursor=cursor)) as pages:
@@ -32,11 +32,8 @@ async def whole_log(
                     if page.repeated:
                         raise KonnectError("Konnect's log cannot be read to its end: its pages repeat.")
                     yield page
-                    failures, cursor = 0, page.cursor
+                    tries.answered()
+                    cursor = page.cursor
                 return
         except (KonnectThrottled, KonnectUnavailable) as error:
-            failures += 1
-            seconds = pause(failures, error)
-            if seconds is None:
-                raise
-            await clock.sleep(seconds)
+            await clock.sleep(tries.pause(error))

@@ -173,9 +173,9 @@ class _Tally:
                 lacking.append(Listed(key_of(text), entry.pulled - both))
             elif copies.left:
                 key = copies.key = key_of(text)
-                over.setdefault(_nameless(key), []).append(copies)
+                over.setdefault(key.nameless, []).append(copies)
         for listed in lacking:
-            self._lack(listed.key, listed.count - self._alike(listed, over.get(_nameless(listed.key), ())))
+            self._lack(listed.key, listed.count - self._alike(listed, over.get(listed.key.nameless, ())))
         for each in over.values():
             for copies in each:
                 self._exceed(copies)
@@ -232,10 +232,6 @@ class _Copies:
         taken = [column[:count] for column in self._columns]
         self._columns = [column[count:] for column in self._columns]
         return taken
-
-
-def _nameless(key: Key) -> Key:
-    return key._replace(name="")
 
 
 @dataclass(slots=True)

@@ -13,8 +13,8 @@ from relay.clock import Clock
 from relay.errors import QueueFull
 from relay.model import Batch, Receipt
 from relay.queue.base import Observer
+from relay.queue.jetstream.by_sequence import Message, get
 from relay.queue.jetstream.deduplicate import Admission, Deduplicator
-from relay.queue.jetstream.fetch import Message, get
 from relay.queue.jetstream.link import DUPLICATE_IN_BATCH, ApiError, Link, Outgoing
 from relay.queue.jetstream.log import Log
 from relay.queue.jetstream.message import decode

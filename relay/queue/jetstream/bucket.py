@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from relay.errors import QueueError
-from relay.queue.jetstream.fetch import Message, get, get_last, get_next, scan
+from relay.queue.jetstream.by_sequence import Message, get, get_last, get_next
+from relay.queue.jetstream.fetch import scan
 from relay.queue.jetstream.link import WRONG_LAST_SEQUENCE, ApiError, Link, Outgoing
 
 MOST_CHANGES: Final = 1_000  # of one commit: the server's limit on a batch

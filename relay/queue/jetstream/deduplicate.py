@@ -35,7 +35,7 @@ from relay.queue.dedup.parts import with_lines
 from relay.queue.dedup.recent import Recent
 from relay.queue.jetstream.aside import aside
 from relay.queue.jetstream.bucket import Bucket
-from relay.queue.jetstream.fetch import Message
+from relay.queue.jetstream.by_sequence import Message
 from relay.queue.jetstream.index import (
     NOWHERE,
     from_header,

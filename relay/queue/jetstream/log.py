@@ -20,7 +20,9 @@ from relay.errors import QueueError
 from relay.model import Format
 from relay.observe.logs import Log as Logger
 from relay.queue.jetstream.bucket import Bucket, Entry, Stale
-from relay.queue.jetstream.fetch import Follow, Message, get, last_sequence, scan
+from relay.queue.jetstream.by_sequence import Message, get, last_sequence
+from relay.queue.jetstream.fetch import scan
+from relay.queue.jetstream.follow import Follow
 from relay.queue.jetstream.ledger import KEY, Ledger, dump, load
 from relay.queue.jetstream.link import ApiError, Link
 from relay.queue.jetstream.message import Meta, Newer, NotABatch, decode, encode_loss

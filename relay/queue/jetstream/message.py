@@ -20,7 +20,7 @@ from relay import gzipped
 from relay.batch import StoredBatch
 from relay.errors import QueueError
 from relay.model import Batch, Format
-from relay.queue.jetstream.fetch import Message
+from relay.queue.jetstream.by_sequence import Message
 from relay.queue.jetstream.index import NOWHERE
 from relay.queue.jetstream.link import MESSAGE_ID, Outgoing
 

@@ -20,8 +20,8 @@ from relay.observe.logs import Log
 from relay.queue.belongings import Inventory, Item, Part
 from relay.queue.jetstream.assets import ensure
 from relay.queue.jetstream.bucket import Bucket, Change, Stale
+from relay.queue.jetstream.by_sequence import get_next
 from relay.queue.jetstream.connect import connect
-from relay.queue.jetstream.fetch import get_next
 from relay.queue.jetstream.link import NOT_FOUND, ApiError, Link
 from relay.queue.jetstream.members import LEASE_TTL
 from relay.queue.jetstream.members import PREFIX as REPLICAS

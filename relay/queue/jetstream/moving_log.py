@@ -17,7 +17,7 @@ from typing import Final
 
 from relay.queue.belongings import MovedBatch
 from relay.queue.dedup.fingerprint import ordinals
-from relay.queue.jetstream.fetch import Message, get_next, get_range
+from relay.queue.jetstream.by_sequence import Message, get_next, get_range
 from relay.queue.jetstream.index import to_header
 from relay.queue.jetstream.link import Link, Outgoing
 from relay.queue.jetstream.message import NotABatch, Stamp, decode, encode, intact

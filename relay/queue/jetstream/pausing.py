@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 _PAUSE: Final = 0.1  # seconds between attempts while nobody answers
+ATTEMPTS: Final = 50  # so far apart, until somebody who does not answer is given up
 
 
 async def pause(seconds: float = _PAUSE) -> None:

@@ -18,7 +18,7 @@ from relay.errors import QueueError
 from relay.model import Backlog, Position, ReaderKind, Reason, RetryState, Settlement
 from relay.queue.base import Reader
 from relay.queue.jetstream import letters
-from relay.queue.jetstream.fetch import Message
+from relay.queue.jetstream.by_sequence import Message
 from relay.queue.jetstream.holding import Holding
 from relay.queue.jetstream.log import Log
 from relay.queue.jetstream.message import Meta, NotABatch, decode, intact, stored

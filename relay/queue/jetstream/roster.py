@@ -18,8 +18,8 @@ from relay.observe.logs import Log as Logger
 from relay.queue.base import Reader, ReaderInfo
 from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.bucket import Bucket
+from relay.queue.jetstream.by_sequence import get_next, last_sequence
 from relay.queue.jetstream.deadletters import Letters
-from relay.queue.jetstream.fetch import get_next, last_sequence
 from relay.queue.jetstream.holding import Holding
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.log import Log

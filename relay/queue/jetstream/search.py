@@ -22,7 +22,8 @@ from relay.queue.dedup.names import names_of
 from relay.queue.dedup.opened import NOTHING, LastOpened, Opened
 from relay.queue.jetstream.aside import aside
 from relay.queue.jetstream.bucket import Bucket, Entry
-from relay.queue.jetstream.fetch import Message, get, scan
+from relay.queue.jetstream.by_sequence import Message, get
+from relay.queue.jetstream.fetch import scan
 from relay.queue.jetstream.index import from_header, unpack
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.message import HASHES, Meta, NotABatch, decode, intact, token

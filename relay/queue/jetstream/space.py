@@ -22,7 +22,7 @@ from relay.model import ReaderKind
 from relay.queue.jetstream.accounts import PREFIX as DESTINATION
 from relay.queue.jetstream.accounts import Accounts
 from relay.queue.jetstream.bucket import Bucket
-from relay.queue.jetstream.fetch import Message, get, get_next
+from relay.queue.jetstream.by_sequence import Message, get, get_next
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.log import Log
 from relay.queue.jetstream.message import NotABatch, decode, token

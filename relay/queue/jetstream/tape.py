@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from relay.errors import QueueError
 from relay.observe.logs import Log
-from relay.queue.jetstream.fetch import Message, Pull, Unanswered, get_next, get_range, last_sequence
+from relay.queue.jetstream.by_sequence import Message, get_next, get_range, last_sequence
+from relay.queue.jetstream.fetch import Pull, Unanswered
 from relay.queue.jetstream.link import NOT_FOUND, ApiError, Link
 
 ACK_WAIT: Final = 60.0  # seconds until the server thinks of delivering again what is not acknowledged

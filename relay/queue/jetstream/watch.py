@@ -13,7 +13,7 @@ from typing import Final
 from relay.errors import QueueError
 from relay.observe.logs import Log as Logger
 from relay.queue.jetstream.bucket import Bucket, Entry
-from relay.queue.jetstream.fetch import Follow
+from relay.queue.jetstream.follow import Follow
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.pausing import pause
 

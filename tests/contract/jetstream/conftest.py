@@ -8,7 +8,8 @@ from itertools import count
 
 import pytest
 
-from relay.queue.jetstream.fetch import Follow
+from relay.queue.jetstream.follow import Follow
+from tests.contract.jetstream.desk import Desk, Desks
 from tests.contract.jetstream.replicas import Replicas
 from tests.fakes.nats import NatsServer
 
@@ -39,3 +40,26 @@ async def replicas(
     monkeypatch.setattr(Follow, "HEARTBEAT", 0.2)
     async with Replicas(nats_server, prefix) as replicas:
         yield replicas
+
+
+@pytest.fixture
+async def desks(nats_server: NatsServer, prefix: str) -> AsyncIterator[Desks]:
+    """None yet, at a state bucket of their own."""
+    async with Desks(nats_server, prefix) as desks:
+        yield desks
+
+
+@pytest.fixture
+async def desk(desks: Desks) -> Desk:
+    """At work for the destination `siem`."""
+    desk = await desks.add()
+    await desk.open("siem")
+    return desk
+
+
+@pytest.fixture
+async def other(desks: Desks, desk: Desk) -> Desk:
+    """Another replica, which knows of the destination."""
+    other = await desks.add()
+    await other.look()
+    return other

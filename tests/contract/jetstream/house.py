@@ -20,7 +20,7 @@ from typing import Any
 from relay.errors import QueueFull
 from relay.model import Batch, ReaderKind
 from relay.queue.jetstream.accounts import Accounts
-from relay.queue.jetstream.fetch import Message
+from relay.queue.jetstream.by_sequence import Message
 from relay.queue.jetstream.laggards import Laggards, expire_idle
 from relay.queue.jetstream.log import Log
 from relay.queue.jetstream.message import Stamp, decode, encode

@@ -14,7 +14,7 @@ import pytest
 from relay.errors import QueueError
 from relay.model import Reason
 from relay.queue.base import DeadLetterFilter
-from relay.queue.jetstream import fetch, log, tape
+from relay.queue.jetstream import by_sequence, fetch, log, tape
 from relay.queue.jetstream.link import Outgoing
 from relay.queue.jetstream.record import VERSION, LeaseLost, dump
 from tests.contract.jetstream.relays import LIMIT, Relay, Relays, deliver_all, fate, read_all
@@ -42,7 +42,7 @@ async def own_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 @pytest.fixture
 async def alone(own_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Relays]:
     """Replicas on a server that the test may do anything to."""
-    monkeypatch.setattr(fetch, "_ATTEMPTS", 3)  # to wait for a leader that is not quite up to date
+    monkeypatch.setattr(by_sequence, "ATTEMPTS", 3)  # to wait for a leader that is not quite up to date
     async with Relays(own_server, "relay") as relays:
         yield relays
 
@@ -207,7 +207,7 @@ async def test_a_consumer_deleted_while_in_use_is_made_again(
     relays: Relays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that finds it gone goes on with a new one, with the lease it has; nothing is passed over."""
-    monkeypatch.setattr(fetch, "_ATTEMPTS", 3)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 3)
     [one] = await relays.add("one")
     reader = await one.take()
     sent = await accept(one, 2)
@@ -228,7 +228,7 @@ async def test_a_consumer_deleted_with_messages_in_hand(
     relays: Relays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was read and not settled is neither read twice nor lost, and acknowledged to the new one."""
-    monkeypatch.setattr(fetch, "_ATTEMPTS", 3)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 3)
     [one] = await relays.add("one")
     reader = await one.take()
     sent = await accept(one, 4)
@@ -359,7 +359,7 @@ async def test_an_unmanaged_consumer_deleted_while_in_use(
     relays: Relays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told, and not made: delivery goes on without."""
-    monkeypatch.setattr(fetch, "_ATTEMPTS", 3)
+    monkeypatch.setattr(fetch, "ATTEMPTS", 3)
     one = await unmanaged(relays)
     await make_consumer(relays)
     reader = await one.take()

@@ -23,8 +23,9 @@ from relay.model import Batch, Receipt
 from relay.queue.dedup import opened
 from relay.queue.jetstream import search
 from relay.queue.jetstream.bucket import Bucket
+from relay.queue.jetstream.by_sequence import Message, get
 from relay.queue.jetstream.deduplicate import Admission, Deduplicator
-from relay.queue.jetstream.fetch import Message, get, scan
+from relay.queue.jetstream.fetch import scan
 from relay.queue.jetstream.link import DUPLICATE_IN_BATCH, ApiError, Link
 from relay.queue.jetstream.message import decode
 from tests.fakes import events

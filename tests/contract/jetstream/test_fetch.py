@@ -11,7 +11,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from relay.queue.jetstream import fetch
-from relay.queue.jetstream.fetch import Follow, Pull, Unanswered
+from relay.queue.jetstream.fetch import Pull, Unanswered
+from relay.queue.jetstream.follow import Follow
 from relay.queue.jetstream.link import Link, Outgoing
 from tests.fakes.nats import NatsCluster, NatsServer
 

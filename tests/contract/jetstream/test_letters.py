@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -21,33 +20,10 @@ from relay.queue.jetstream.letters import (
     stored,
 )
 from relay.queue.jetstream.record import LeaseLost, Mark, ReaderRecord
-from tests.contract.jetstream.desk import EVERYTHING, Desk, Desks, letter
+from tests.contract.jetstream.desk import EVERYTHING, Desk, letter
 from tests.fakes.events import NOW, cef
-from tests.fakes.nats import NatsServer
 
 SIEM = DeadLetterFilter(destination="siem")
-
-
-@pytest.fixture
-async def desks(nats_server: NatsServer, prefix: str) -> AsyncIterator[Desks]:
-    async with Desks(nats_server, prefix) as desks:
-        yield desks
-
-
-@pytest.fixture
-async def desk(desks: Desks) -> Desk:
-    """At work for the destination `siem`."""
-    desk = await desks.add()
-    await desk.open("siem")
-    return desk
-
-
-@pytest.fixture
-async def other(desks: Desks, desk: Desk) -> Desk:
-    """Another replica, which knows of the destination."""
-    other = await desks.add()
-    await other.look()
-    return other
 
 
 # -- the form ----------------------------------------------------------------------------------

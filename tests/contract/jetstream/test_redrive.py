@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,30 +13,6 @@ from relay.queue.jetstream import link
 from relay.queue.jetstream.record import LeaseLost
 from tests.contract.jetstream.desk import EVERYTHING, LIMIT, Desk, Desks, letter, refusal, settlement
 from tests.fakes.events import cef
-from tests.fakes.nats import NatsServer
-
-
-@pytest.fixture
-async def desks(nats_server: NatsServer, prefix: str) -> AsyncIterator[Desks]:
-    async with Desks(nats_server, prefix) as desks:
-        yield desks
-
-
-@pytest.fixture
-async def desk(desks: Desks) -> Desk:
-    """At work for the destination `siem`."""
-    desk = await desks.add()
-    await desk.open("siem")
-    return desk
-
-
-@pytest.fixture
-async def other(desks: Desks, desk: Desk) -> Desk:
-    """Another replica, which knows of the destination."""
-    other = await desks.add()
-    await other.look()
-    return other
-
 
 # -- reading -----------------------------------------------------------------------------------
 

@@ -14,7 +14,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from relay.observe import logs
-from relay.queue.jetstream.fetch import Follow, Pull, last_sequence, scan
+from relay.queue.jetstream import fetch, follow
+from relay.queue.jetstream.by_sequence import last_sequence
+from relay.queue.jetstream.fetch import Pull, scan
+from relay.queue.jetstream.follow import Follow
 from relay.queue.jetstream.link import Link, Outgoing
 from relay.queue.jetstream.tape import ConsumerSpec, Tape
 from tests.fakes.nats import NatsServer
@@ -131,7 +134,7 @@ async def test_a_leader_that_never_gets_there(
     nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some seconds its word counts: the cluster has lost something."""
-    monkeypatch.setattr("relay.queue.jetstream.fetch._ATTEMPTS", 3)
+    monkeypatch.setattr("relay.queue.jetstream.by_sequence.ATTEMPTS", 3)
     async with lagging(nats_server, stored=2) as link:
         assert await last_sequence(link, stream, known=5) == 2
         assert await last_sequence(link, stream, known=5) == 5
@@ -176,7 +179,8 @@ async def test_requests_that_are_full_go_on_with_the_next(
     hundred: Link, stream: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bytes end a request before messages do: nothing is passed over, by those who scan and who follow."""
-    monkeypatch.setattr("relay.queue.jetstream.fetch._request_bytes", lambda _: 500)
+    for module in (fetch, follow):
+        monkeypatch.setattr(module, "request_bytes", lambda _: 500)
     async with aclosing(scan(hundred, stream)) as messages:
         scanned = [message.seq async for message in messages]
     followed: list[int] = []

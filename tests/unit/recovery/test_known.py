@@ -36,6 +36,33 @@ def test_what_was_received_in_any_format_is_not_taken_again(log_format: LogForma
     assert left == [alike(event) for event in events[20:]]
 
 
+@pytest.mark.parametrize("log_format", ["cef", "json", "cps"])
+def test_an_authentication_may_be_pulled_without_what_is_optional(log_format: LogFormat) -> None:
+    """Konnect need not tell type, organisation and principal there: it is the same event all the same."""
+    event = Maker().authentication(at=AT)
+    told = {
+        name: value for name, value in entry(event).items() if name not in ("type", "org_id", "principal_id")
+    }
+
+    assert missing([line_of(told)], keys([line(event, log_format, stamp=AT)])) == []
+
+
+def test_a_query_that_stands_in_the_path_is_no_other_request() -> None:
+    """It has a form of its own in each writing."""
+    event = Maker().access(at=AT)
+    told = entry(event)
+    told["uri"] += "?size=1"
+
+    assert missing([line_of(told)], keys([line(event, "cef", stamp=AT)])) == []
+
+
+def test_another_result_is_another_event() -> None:
+    """A request that was granted says nothing of one that was denied."""
+    granted, denied = (Maker().authorization(at=AT, granted=granted) for granted in (True, False))
+
+    assert missing([alike(denied)], keys([line(granted, "cef", stamp=AT)])) == [alike(denied)]
+
+
 def test_twins_are_counted() -> None:
     """Of three alike, one was received: two are missing."""
     (event,) = Maker().some(1, at=AT)

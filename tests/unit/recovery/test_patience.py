@@ -13,7 +13,7 @@ from relay.recovery.errors import (
     KonnectUnavailable,
     KonnectUnreachable,
 )
-from relay.recovery.patience import Call, Kind, Patience, told
+from relay.recovery.patience import Call, Kind, Patience, Tries, told
 
 NOW = 1_795_000_000.0
 STATUS = Call(Kind.STATUS, ORGANISATION)
@@ -82,3 +82,15 @@ def test_what_konnect_asked_for_is_told() -> None:
     assert told(asked) == "429. It asks to be left alone for 40 s."
     much = KonnectThrottled("429.", status=429, retry_after=7200.0)
     assert told(much) == "429. It asks to be left alone for 7200 s, which is done for 3600 s."
+
+
+def test_who_waits_for_an_answer_gives_up_after_six_calls_in_a_row() -> None:
+    """The pauses double, or are as long as Konnect asks for; an answer begins them anew."""
+    tries = Tries()
+    asked = KonnectThrottled("429.", status=429, retry_after=90.0)
+
+    assert [tries.pause(error) for error in (AWAY, BUSY, asked, BUSY, BUSY)] == [2, 4, 90, 16, 32]
+    tries.answered()
+    assert [tries.pause(BUSY) for _ in range(5)] == [2, 4, 8, 16, 32]
+    with pytest.raises(KonnectUnavailable, match="503"):
+        tries.pause(BUSY)
