@@ -156,10 +156,11 @@ def _recover(state: State, now: float, rules: Rules) -> Action:
 
 
 def _part(state: State, gap: Gap, target: Target, now: float, rules: Rules, *, grows: bool) -> Gap | None:
-    """What is left of a gap to be fetched; None while it grows and that is little.
+    """What is left of a gap to be fetched; None while it grows and that is of the last hour.
 
-    It may grow for days: a refusal a minute, a webhook that somebody switched off. A pull that has begun goes
-    on with the end it had then.
+    It may grow for days: a refusal a minute, a webhook that somebody switched off. How far it has grown may
+    not be known, while nobody can ask how the webhook is. A pull that has begun goes on with the end it had
+    then.
     """
     work = state.of(gap.id, target.scope)
     so_far = covered_of(work, gap, now, rules)
@@ -168,8 +169,8 @@ def _part(state: State, gap: Gap, target: Target, now: float, rules: Rules, *, g
         return left
     if work.pulled is not None:
         return replace(left, end=min(gap.end, work.pulled.end))
-    ends = min(gap.end, now - rules.settle)
-    return replace(left, end=ends) if ends - left.start >= rules.growing else None
+    ends = now - rules.settle
+    return replace(left, end=min(gap.end, ends)) if ends - left.start >= rules.growing else None
 
 
 def _settled_at(state: State, gap: Gap, now: float, rules: Rules) -> float:

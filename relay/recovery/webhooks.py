@@ -65,6 +65,8 @@ class Webhooks:
         if hook.elsewhere is not None:
             hook = await self.locate(target, hook)  # it may have come back
         if not hook.is_failing:
+            if before is not None and before.is_failing:
+                await self._failed_until(target, before, now)
             return hook
         if before is None or not before.is_failing:
             self._log.warning(
@@ -110,6 +112,7 @@ class Webhooks:
                 self._complain(f"{target.scope} has a webhook that only its owner can switch on (version 2)")
             else:
                 await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
+                await self._failed_until(target, hook, self._clock.now())
                 self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
         except KonnectForbidden as error:
             self._log.error(
@@ -132,6 +135,10 @@ class Webhooks:
         if self._echo is not None and target.scope == ORGANISATION:
             self._echo.called(target.source)
         return status
+
+    async def _failed_until(self, target: Target, last: Hook, now: float) -> None:
+        """It is on again: widen the gap, which ends with the *last* look. Up to *now* it may have been off."""
+        await self._queue.open_gap(target.source, last.polled_at, now, INACTIVE, refusals=0)
 
     def _failing_since(self, target: Target, before: Hook | None, hook: Hook) -> float:
         """The last moment at which all was well, as far as we know, or that of the failed attempt."""
