@@ -137,7 +137,7 @@ class Webhooks:
         return status
 
     async def _failed_until(self, target: Target, last: Hook, now: float) -> None:
-        """It is on again: widen the gap, which ends with the *last* look. Up to *now* it may have been off."""
+        """It is on: widen the gap, which ends with the *last* look, for it may have been off up to *now*."""
         await self._queue.open_gap(target.source, last.polled_at, now, INACTIVE, refusals=0)
 
     def _failing_since(self, target: Target, before: Hook | None, hook: Hook) -> float:
