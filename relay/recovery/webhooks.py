@@ -105,26 +105,27 @@ class Webhooks:
         return replace(hook, elsewhere=elsewhere)
 
     async def mend(self, target: Target, hook: Hook) -> Hook:
-        """Switch it on; a token that may not do so holds up nothing else. Raises `KonnectError`."""
+        """Switch it on; one that we may not switch on holds up nothing else. Raises `KonnectError`."""
         try:
             webhook = await self._api.webhook(target.scope)
             if webhook.destination_id is None:
-                self._complain(f"{target.scope} has a webhook that only its owner can switch on (version 2)")
-            else:
-                await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
-                await self._failed_until(target, hook, self._clock.now())
-                self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
+                detail = "It was set by version 2 of the API, so only its owner can. Switch it on in Konnect."
+                return self._not_ours(target, hook, detail)
+            await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
         except KonnectForbidden as error:
-            self._log.error(
-                "webhook.not_switched_on",
-                source=target.source,
-                webhook=str(target.scope),
-                detail=f"{error} Switch it on in Konnect, or give the token the right to.",
-            )
-            return replace(hook, refused_at=self._clock.now())
+            detail = f"{error} Switch it on in Konnect, or give the token the right to."
+            return self._not_ours(target, hook, detail)
+        self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
+        await self._failed_until(target, hook, self._clock.now())
         # Konnect may call it inactive until the next batch: from here on only a new failure counts.
         attempt = hook.status.last_attempt_at if hook.status is not None else None
         return replace(hook, outdated=True, mended_at=self._clock.now(), mended_attempt=attempt)
+
+    def _not_ours(self, target: Target, hook: Hook, detail: str) -> Hook:
+        self._log.error(
+            "webhook.not_switched_on", source=target.source, webhook=str(target.scope), detail=detail
+        )
+        return replace(hook, refused_at=self._clock.now())
 
     async def _status(self, target: Target) -> WebhookStatus | None:
         try:
