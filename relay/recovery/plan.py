@@ -61,7 +61,9 @@ def _given_up(state: State, kind: Kind, scope: Scope, rules: Rules) -> bool:
 
 
 def _may_mend(hook: Hook, now: float, rules: Rules) -> bool:
-    return hook.is_ours_to_mend and (hook.mended_at is None or now - hook.mended_at >= rules.mend)
+    # Where a clock was set back it was done in the future, which is no reason to wait for that.
+    lately = hook.mended_at is not None and abs(now - hook.mended_at) < rules.mend
+    return hook.is_ours_to_mend and not lately
 
 
 # -- a replay job of ours
@@ -193,11 +195,11 @@ def _overlap(other: Gap, gap: Gap, window: Window) -> bool:
 def _grows(state: State, gap: Gap, now: float, rules: Rules) -> bool:
     """Whether it may go on for days: by refusals one after the other, or a webhook that stays inactive.
 
-    Down time is over when it is noticed.
+    Down time is over when it is noticed, unless the clock was set back since.
     """
     if gap.cause == INACTIVE:
         return _is_failing(state, gap)
-    return gap.refusals > 0 and now < gap.end + rules.settle
+    return now < gap.end + rules.settle and (gap.refusals > 0 or now < gap.end)
 
 
 def _is_failing(state: State, gap: Gap) -> bool:

@@ -119,7 +119,8 @@ class Webhooks:
         await self._failed_until(target, hook, self._clock.now())
         # Konnect may call it inactive until the next batch: from here on only a new failure counts.
         attempt = hook.status.last_attempt_at if hook.status is not None else None
-        return replace(hook, outdated=True, mended_at=self._clock.now(), mended_attempt=attempt)
+        now = self._clock.now()
+        return replace(hook, outdated=True, mended_at=now, mended_attempt=attempt, refused_at=None)
 
     def _not_ours(self, target: Target, hook: Hook, detail: str) -> Hook:
         self._log.error(
@@ -139,13 +140,13 @@ class Webhooks:
 
     async def _failed_until(self, target: Target, last: Hook, now: float) -> None:
         """It is on: widen the gap, which ends with the *last* look, for it may have been off up to *now*."""
-        await self._queue.open_gap(target.source, last.polled_at, now, INACTIVE, refusals=0)
+        await self._queue.open_gap(target.source, min(last.polled_at, now), now, INACTIVE, refusals=0)
 
     def _failing_since(self, target: Target, before: Hook | None, hook: Hook) -> float:
         """The last moment at which all was well, as far as we know, or that of the failed attempt."""
         now = hook.polled_at
         if before is not None and before.is_failing:  # up to then it is noted
-            return before.polled_at
+            return min(before.polled_at, now)
         good = before.polled_at if before is not None else self._queue.last_received().get(target.source, now)
         attempt = hook.status.last_attempt_at if hook.status is not None else None
         return max(now - KONNECT_RETENTION, min(good, now if attempt is None else attempt))

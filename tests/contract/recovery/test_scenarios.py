@@ -133,7 +133,7 @@ async def test_a_webhook_of_version_2_is_switched_on_by_its_owner(running: Runni
     running.clock.jump(HOUR)
     await running.until(lambda: bool(running.log.named("recovery.pulled")), "the pull")
 
-    assert [gap.cause for gap in await running.gaps()] == ["inactive"]
+    assert "inactive" in [gap.cause for gap in await running.queue.gaps()]
     running.konnect.record(maker.some(5, at=running.clock.now()))
     await running.through(MINUTE)
     webhook.failing = False  # its owner did it

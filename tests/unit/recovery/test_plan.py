@@ -130,11 +130,31 @@ TABLE: dict[str, tuple[State, Action]] = {
     "Konnect gave up": (state(hooks=hooks(FAILED)), Mend(ORG)),
     "Konnect gave up, and we have no room": (state(hooks=hooks(FAILED), accepting=False), Wait(NOW + 55)),
     "switched on, nothing sent since": (
-        state(hooks=hooks(FAILED, mended_at=NOW - 20)),
+        state(hooks={ORGANISATION: Hook(NOW - 5, FAILED, NOW - 20, FAILED.last_attempt_at)}),
         Replay(GAP, ORG, WINDOW),
     ),
     "switched on, failed again at once": (
         state(gaps=(), hooks=hooks(replace(FAILED, last_attempt_at=NOW - 10), mended_at=NOW - 20)),
+        Wait(NOW + 55),
+    ),
+    "switched on by a clock that is ahead of Konnect's, failed again": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, NOW - 630, NOW - 720)}),
+        Mend(ORG),
+    ),
+    "switched on in the time before the clock was set back": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, NOW + 86400, NOW - 900)}),
+        Mend(ORG),
+    ),
+    "not allowed in the time before the clock was set back": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, refused_at=NOW + 86400)}),
+        Mend(ORG),
+    ),
+    "not allowed a moment ago": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, refused_at=NOW - 4)}),
+        Wait(NOW + 55),
+    ),
+    "not allowed a while ago": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, refused_at=NOW - 600)}),
         Wait(NOW + 55),
     ),
     "switched on long ago, failed again": (
@@ -311,6 +331,14 @@ TABLE: dict[str, tuple[State, Action]] = {
     "it grows for more than an hour": (
         state(gaps=(GROWING,)),
         Replay(replace(GROWING, end=NOW - 20), ORG, Window(GROWING.start - 120, NOW)),
+    ),
+    "it is not over by far, for the clock was set back": (
+        state(gaps=(replace(GROWING, cause="downtime", refusals=0, end=NOW + 86400),)),
+        Replay(
+            replace(GROWING, cause="downtime", refusals=0, end=NOW - 20),
+            ORG,
+            Window(GROWING.start - 120, NOW),
+        ),
     ),
     "it grows, and its first hour was fetched": (
         state(gaps=(GROWING,), work=work(covered=Window(GROWING.start - 120, NOW - HOUR))),
