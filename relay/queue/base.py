@@ -332,12 +332,15 @@ class Queue(Protocol):
         """
         ...
 
-    async def close_gap(self, number: int, *, at: float, lost_until: float | None = None) -> None:
+    async def close_gap(
+        self, number: int, *, at: float, lost_until: float | None = None, known: Gap | None = None
+    ) -> None:
         """Nothing more can be fetched of a gap; stored durably when this returns.
 
-        *lost_until* where Konnect had deleted its events from its start up to that time. Closing a closed gap
-        changes nothing. Raises `NotFound`, `Conflict` where another process has the gaps, or `QueueError`;
-        after the last the gap is open again, here or after a restart.
+        *lost_until* where Konnect had deleted its events from its start up to that time, *known* where it is
+        to be closed only if it has not grown beyond that. Closing a closed gap changes nothing. Raises
+        `NotFound`, `Conflict` where it has grown or another process has the gaps, or `QueueError`; after the
+        last the gap is open again, here or after a restart.
         """
         ...
 

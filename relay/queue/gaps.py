@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from relay.errors import Conflict
 from relay.model import Gap
 
 JOIN_SECONDS: Final = 120.0
@@ -40,6 +41,12 @@ def joined(gap: Gap, noted: Gap) -> Gap:
         end=max(gap.end, noted.end),
         refusals=gap.refusals + noted.refusals,
     )
+
+
+def check_known(gap: Gap, known: Gap | None) -> None:
+    """Raises `Conflict` where a gap is more than whoever closes it knows of."""
+    if known is not None and (gap.start < known.start or gap.end > known.end):
+        raise Conflict(f"gap {gap.id} has grown meanwhile")
 
 
 def surplus(gaps: Iterable[Gap]) -> list[Gap]:

@@ -7,11 +7,10 @@ state and gives the next one; it raises `KonnectError` where `patience` has to s
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import replace
 
 from relay.clock import Clock
-from relay.errors import NotFound, QueueError
+from relay.errors import Conflict, NotFound, QueueError
 from relay.model import Gap, Recovering
 from relay.observe.logs import Log
 from relay.queue.base import Queue
@@ -198,9 +197,13 @@ class Fetching:
 
     async def close(self, state: State, action: Close) -> State:
         gap, lost_until = action.gap, action.lost_until
+        try:
+            await self._queue.close_gap(gap.id, at=self._clock.now(), lost_until=lost_until, known=gap)
+        except Conflict:  # another replica has widened it: what it has grown by is next
+            return state
+        except NotFound:
+            pass
         self._pulled.pop(gap.id, None)
-        with suppress(NotFound):
-            await self._queue.close_gap(gap.id, at=self._clock.now(), lost_until=lost_until)
         if lost_until is None:
             self._log.info("recovery.closed", gap=gap.id, source=gap.source, cause=gap.cause)
         else:

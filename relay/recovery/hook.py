@@ -36,13 +36,16 @@ class Hook:
 
     @property
     def is_failing(self) -> bool:
-        """Whether Konnect calls it inactive, and has had a reason to since we switched it on."""
+        """Whether Konnect calls it inactive, and has had a reason to since we switched it on.
+
+        That is another attempt than the one before, whatever their times: they are of Konnect's clock.
+        """
         if self.status is None or self.status.state is not WebhookState.INACTIVE:
             return False
-        at = self.status.last_attempt_at
         if self.mended_at is None or self._off_without_failure:
             return True
-        return at is not None and at > self.mended_at and at != self.mended_attempt
+        at = self.status.last_attempt_at
+        return at is not None and at != self.mended_attempt
 
     @property
     def off_by_hand(self) -> bool:
@@ -70,7 +73,8 @@ class Hook:
     @property
     def is_ours_to_mend(self) -> bool:
         """Whether Konnect, not a person, switched it off, it leads here as far as is known, and we may."""
-        refused = self.refused_at is not None and self.polled_at < self.refused_at + _ASK_AGAIN
+        # Where a clock was set back that was in the future, and is not waited for.
+        refused = self.refused_at is not None and abs(self.polled_at - self.refused_at) < _ASK_AGAIN
         return self.is_failing and not self.off_by_hand and self.elsewhere is None and not refused
 
     @property

@@ -19,20 +19,22 @@ def fetched(
 ) -> State:
     """After everything of *window* came for *gap*, which may have grown meanwhile.
 
-    It serves every other gap in it that was over when that began. *by_pull*: what the gap has grown by is
+    It serves every other gap in it that was over when that began. Over means for a while, in which what was
+    in the air came or was given up, and got into Konnect's log. *by_pull*: what the gap has grown by is
     pulled as well, because a replay of it would begin a margin earlier and bring some of this a second time.
     """
     work = dict(state.work)
+    until, settle = min(window.end, began_at), min(rules.settle, rules.margin)
     for each in state.gaps:
         before = state.of(each.id, target.scope)
         so_far = covered_of(before, each, began_at, rules)
         needed = window_of(each, began_at, rules).start if so_far is None else so_far.end
-        whole = each.end <= min(window.end, began_at)
+        whole = each.end + settle <= until
         if each.source != target.source or window.start > needed or not (whole or each.id == gap):
             continue
         covered = Window(
             window.start if so_far is None else so_far.start,
-            window.end if whole else min(window.end, began_at),
+            window.end if whole else until - settle,
         )
         pull = before.pull or (by_pull and each.id == gap)
         work[each.id, target.scope] = replace(

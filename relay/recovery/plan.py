@@ -61,7 +61,9 @@ def _given_up(state: State, kind: Kind, scope: Scope, rules: Rules) -> bool:
 
 
 def _may_mend(hook: Hook, now: float, rules: Rules) -> bool:
-    return hook.is_ours_to_mend and (hook.mended_at is None or now - hook.mended_at >= rules.mend)
+    # Where a clock was set back it was done in the future, which is no reason to wait for that.
+    lately = hook.mended_at is not None and abs(now - hook.mended_at) < rules.mend
+    return hook.is_ours_to_mend and not lately
 
 
 # -- a replay job of ours
@@ -156,10 +158,11 @@ def _recover(state: State, now: float, rules: Rules) -> Action:
 
 
 def _part(state: State, gap: Gap, target: Target, now: float, rules: Rules, *, grows: bool) -> Gap | None:
-    """What is left of a gap to be fetched; None while it grows and that is little.
+    """What is left of a gap to be fetched; None while it grows and that is of the last hour.
 
-    It may grow for days: a refusal a minute, a webhook that somebody switched off. A pull that has begun goes
-    on with the end it had then.
+    It may grow for days: a refusal a minute, a webhook that somebody switched off. How far it has grown may
+    not be known, while nobody can ask how the webhook is. A pull that has begun goes on with the end it had
+    then.
     """
     work = state.of(gap.id, target.scope)
     so_far = covered_of(work, gap, now, rules)
@@ -168,8 +171,8 @@ def _part(state: State, gap: Gap, target: Target, now: float, rules: Rules, *, g
         return left
     if work.pulled is not None:
         return replace(left, end=min(gap.end, work.pulled.end))
-    ends = min(gap.end, now - rules.settle)
-    return replace(left, end=ends) if ends - left.start >= rules.growing else None
+    ends = now - rules.settle
+    return replace(left, end=min(gap.end, ends)) if ends - left.start >= rules.growing else None
 
 
 def _settled_at(state: State, gap: Gap, now: float, rules: Rules) -> float:
@@ -192,11 +195,11 @@ def _overlap(other: Gap, gap: Gap, window: Window) -> bool:
 def _grows(state: State, gap: Gap, now: float, rules: Rules) -> bool:
     """Whether it may go on for days: by refusals one after the other, or a webhook that stays inactive.
 
-    Down time is over when it is noticed.
+    Down time is over when it is noticed, unless the clock was set back since.
     """
     if gap.cause == INACTIVE:
         return _is_failing(state, gap)
-    return gap.refusals > 0 and now < gap.end + rules.settle
+    return now < gap.end + rules.settle and (gap.refusals > 0 or now < gap.end)
 
 
 def _is_failing(state: State, gap: Gap) -> bool:

@@ -8,6 +8,7 @@ have come at any time after it happened; so it is read once for each part, and p
 from __future__ import annotations
 
 import asyncio
+import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable
@@ -42,14 +43,16 @@ class Received:
         return source == self.source and self.floor < window.end <= self.window.end
 
     async def read(self, queue: Queue, now: float) -> None:
-        """Take in what was received up to *now* and is not in it yet.
+        """Take in what was received by *now* and is not in it yet.
 
         Raises `QueueError`; it is of no use then, for nobody knows how much of that it holds.
         """
-        start = self.window.start - _EARLIER if self._read_to is None else self._read_to - _LATE
+        start, end = self.window.start - _EARLIER, math.inf  # what came before a clock was set back, too
+        if self._read_to is not None:
+            start, end = self._read_to - _LATE, now
         # A clock that was set back would have the same read again.
         read_to = now if self._read_to is None else max(now, self._read_to)
-        async with aclosing(queue.received(start, now)) as batches:
+        async with aclosing(queue.received(start, end)) as batches:
             async for batch in batches:
                 # Not by its number: JetStream's may become a higher one, and it would be counted twice.
                 known = hash((batch.received_at, batch.payload))

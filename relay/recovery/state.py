@@ -122,6 +122,10 @@ def window_of(gap: Gap, now: float, rules: Rules) -> Window:
 
 
 def covered_of(work: Work, gap: Gap, now: float, rules: Rules) -> Window | None:
-    """What of a gap was fetched, from its beginning on; nothing where it begins earlier by now."""
-    covered = work.covered
-    return covered if covered is not None and covered.start <= window_of(gap, now, rules).start else None
+    """What of a gap was fetched, from its beginning on.
+
+    Nothing where the gap begins earlier by now, or where what comes next is gone: what Konnect still has then
+    begins behind a hole.
+    """
+    covered, start = work.covered, window_of(gap, now, rules).start
+    return covered if covered is not None and covered.start <= start <= covered.end else None

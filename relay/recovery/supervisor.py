@@ -31,6 +31,7 @@ from relay.recovery.webhooks import Echo, LeadsHere, Webhooks
 from relay.recovery.words import waiting_for
 
 _TICK: Final = 5.0  # seconds at most between two looks at the gaps
+_SET_BACK: Final = 60.0  # seconds by which a clock may be corrected without anybody's minding
 _STRETCH: Final = 1.25  # how much longer than said a wait may be
 
 
@@ -74,6 +75,7 @@ class Supervisor:
             keep=self._keep,
         )
         self._state: State | None = None  # None: not recalled yet
+        self._looked_at = 0.0  # by the clock
         self._doing: Recovering | None = None
         self._call: Call | None = None  # of this step
         self._complained = False  # during this step
@@ -107,6 +109,11 @@ class Supervisor:
             return _TICK
 
     async def _look_around(self) -> State:
+        now = self._clock.now()
+        if now < self._looked_at - _SET_BACK:  # what was to be done at its times is far away: begin anew
+            self._state = None
+            self._fetching.forget()
+        self._looked_at = now
         state = self._state if self._state is not None else await self._memory.recall(self._targets)
         gaps = tuple(await self._queue.gaps())
         self._fetching.look_around()

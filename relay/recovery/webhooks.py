@@ -65,6 +65,8 @@ class Webhooks:
         if hook.elsewhere is not None:
             hook = await self.locate(target, hook)  # it may have come back
         if not hook.is_failing:
+            if before is not None and before.is_failing:
+                await self._failed_until(target, before, now)
             return hook
         if before is None or not before.is_failing:
             self._log.warning(
@@ -103,25 +105,28 @@ class Webhooks:
         return replace(hook, elsewhere=elsewhere)
 
     async def mend(self, target: Target, hook: Hook) -> Hook:
-        """Switch it on; a token that may not do so holds up nothing else. Raises `KonnectError`."""
+        """Switch it on; one that we may not switch on holds up nothing else. Raises `KonnectError`."""
         try:
             webhook = await self._api.webhook(target.scope)
             if webhook.destination_id is None:
-                self._complain(f"{target.scope} has a webhook that only its owner can switch on (version 2)")
-            else:
-                await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
-                self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
+                detail = "It was set by version 2 of the API, so only its owner can. Switch it on in Konnect."
+                return self._not_ours(target, hook, detail)
+            await self._api.set_webhook(target.scope, webhook.destination_id, enabled=True)
         except KonnectForbidden as error:
-            self._log.error(
-                "webhook.not_switched_on",
-                source=target.source,
-                webhook=str(target.scope),
-                detail=f"{error} Switch it on in Konnect, or give the token the right to.",
-            )
-            return replace(hook, refused_at=self._clock.now())
+            detail = f"{error} Switch it on in Konnect, or give the token the right to."
+            return self._not_ours(target, hook, detail)
+        self._log.warning("webhook.switched_on", source=target.source, webhook=str(target.scope))
+        await self._failed_until(target, hook, self._clock.now())
         # Konnect may call it inactive until the next batch: from here on only a new failure counts.
         attempt = hook.status.last_attempt_at if hook.status is not None else None
-        return replace(hook, outdated=True, mended_at=self._clock.now(), mended_attempt=attempt)
+        now = self._clock.now()
+        return replace(hook, outdated=True, mended_at=now, mended_attempt=attempt, refused_at=None)
+
+    def _not_ours(self, target: Target, hook: Hook, detail: str) -> Hook:
+        self._log.error(
+            "webhook.not_switched_on", source=target.source, webhook=str(target.scope), detail=detail
+        )
+        return replace(hook, refused_at=self._clock.now())
 
     async def _status(self, target: Target) -> WebhookStatus | None:
         try:
@@ -133,11 +138,15 @@ class Webhooks:
             self._echo.called(target.source)
         return status
 
+    async def _failed_until(self, target: Target, last: Hook, now: float) -> None:
+        """It is on: widen the gap, which ends with the *last* look, for it may have been off up to *now*."""
+        await self._queue.open_gap(target.source, min(last.polled_at, now), now, INACTIVE, refusals=0)
+
     def _failing_since(self, target: Target, before: Hook | None, hook: Hook) -> float:
         """The last moment at which all was well, as far as we know, or that of the failed attempt."""
         now = hook.polled_at
         if before is not None and before.is_failing:  # up to then it is noted
-            return before.polled_at
+            return min(before.polled_at, now)
         good = before.polled_at if before is not None else self._queue.last_received().get(target.source, now)
         attempt = hook.status.last_attempt_at if hook.status is not None else None
         return max(now - KONNECT_RETENTION, min(good, now if attempt is None else attempt))

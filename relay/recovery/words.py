@@ -34,7 +34,7 @@ def _of_webhook(state: State, target: Target) -> str | None:
     if hook is not None and hook.off_by_hand and hook.is_failing:
         return f"somebody switched off the webhook of {target.scope} in Konnect"
     if hook is not None and hook.refused_at is not None and hook.is_failing:
-        return f"the token may not switch on the webhook of {target.scope}, which Konnect has given up on"
+        return f"the relay may not switch on the webhook of {target.scope}, which Konnect has given up on"
     return None
 
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from relay.errors import NotFound, QueueError
 from relay.model import Gap
-from relay.queue.gaps import joined, place_of, surplus
+from relay.queue.gaps import check_known, joined, place_of, surplus
 from relay.queue.jetstream.bucket import Bucket, Entry, Stale
 
 PREFIX: Final = "gap"
@@ -85,8 +85,10 @@ class Gaps:
                 finally:
                     self._writing = None
 
-    async def close(self, number: int, at: float, lost_until: float | None) -> None:
-        """Closing a closed one changes nothing. Raises `NotFound` or `QueueError`."""
+    async def close(self, number: int, at: float, lost_until: float | None, known: Gap | None = None) -> None:
+        """Closing a closed one changes nothing. Raises `NotFound`, `Conflict` if it is more than *known*, or
+        `QueueError`.
+        """
         async with self._one_writer:
             while True:
                 if number not in self._known:
@@ -96,6 +98,7 @@ class Gaps:
                 gap, _ = self._known[number]
                 if gap.closed_at is not None:
                     return
+                check_known(gap, known)
                 try:
                     await self._put(replace(gap, closed_at=at, lost_until=lost_until))
                 except Stale:

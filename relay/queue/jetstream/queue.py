@@ -377,8 +377,10 @@ class JetStreamQueue:
     async def open_gap(self, source: str, start: float, end: float, cause: str, *, refusals: int = 1) -> None:
         self._gaps.note(source, start, end, cause, refusals)
 
-    async def close_gap(self, number: int, *, at: float, lost_until: float | None = None) -> None:
-        await self._gaps.close(number, at, lost_until)
+    async def close_gap(
+        self, number: int, *, at: float, lost_until: float | None = None, known: Gap | None = None
+    ) -> None:
+        await self._gaps.close(number, at, lost_until, known)
 
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]:
         return self._gaps.all() if include_closed else self._gaps.open()

@@ -65,13 +65,14 @@ class Search:
         """The events of a batch of the request that were accepted before."""
         rows = {bucket: (first, last) for bucket, first, last in spans.rows}
         opened: dict[int, _Candidates] = {}
+        held: dict[int, Opened | None] = {}  # of all of them: a batch of many buckets is opened once
         texts = _Texts(connection)
         known = Known()
         for index, (event_id, content) in enumerate(zip(names.ids, names.contents, strict=True)):
             bucket = spans.bucket(each.lines[index])
             if bucket not in opened:
                 low, high = rows.get(bucket, (0, BUCKET_MASK))
-                opened[bucket] = self._candidates(connection, quest, bucket, low, high)
+                opened[bucket] = self._candidates(connection, quest, bucket, low, high, held)
             batches = opened[bucket]
             if any(event_id in batch.ids for batch in batches.values()):
                 known.indices.add(index)
@@ -91,7 +92,13 @@ class Search:
         return known
 
     def _candidates(
-        self, connection: sqlite3.Connection, quest: Quest, bucket: int, low: int, high: int
+        self,
+        connection: sqlite3.Connection,
+        quest: Quest,
+        bucket: int,
+        low: int,
+        high: int,
+        held: dict[int, Opened | None],
     ) -> _Candidates:
         """All batches with events of the bucket between *low* and *high*."""
         rows = connection.execute(
@@ -101,8 +108,10 @@ class Search:
             " AND coalesce(b.received_at, t.received_at)>=?",
             (quest.source, bucket, high, low, quest.since),
         ).fetchall()
-        found = {sequence: self._open(connection, sequence) for (sequence,) in rows}
-        return {sequence: batch for sequence, batch in found.items() if batch is not None}
+        for (sequence,) in rows:
+            if sequence not in held:
+                held[sequence] = self._open(connection, sequence)
+        return {sequence: batch for (sequence,) in rows if (batch := held[sequence]) is not None}
 
     def _open(self, connection: sqlite3.Connection, sequence: int) -> Opened | None:
         """None when it is gone or broken."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from relay.errors import NotFound
 from relay.model import Gap
-from relay.queue.gaps import joined, place_of, surplus
+from relay.queue.gaps import check_known, joined, place_of, surplus
 
 COLUMNS: Final = "id, source, start, end, cause, refusals, closed_at, lost_until"
 ALIVE: Final = "alive_at"
@@ -38,12 +38,13 @@ class Gaps:
         self._all[known.id] = known
         self._changed.add(known.id)
 
-    def close(self, number: int, at: float, lost_until: float | None) -> None:
-        """Closing a closed one changes nothing. Raises `NotFound`."""
+    def close(self, number: int, at: float, lost_until: float | None, known: Gap | None = None) -> None:
+        """Closing a closed one changes nothing. Raises `NotFound`, `Conflict` if it is more than *known*."""
         gap = self._all.get(number)
         if gap is None:
             raise NotFound(f"There is no gap {number}.")
         if gap.closed_at is None:
+            check_known(gap, known)
             self._all[number] = replace(gap, closed_at=at, lost_until=lost_until)
             self._changed.add(number)
 

@@ -316,10 +316,12 @@ class SqliteQueue:
     async def open_gap(self, source: str, start: float, end: float, cause: str, *, refusals: int = 1) -> None:
         self._gaps.note(source, start, end, cause, refusals)
 
-    async def close_gap(self, number: int, *, at: float, lost_until: float | None = None) -> None:
+    async def close_gap(
+        self, number: int, *, at: float, lost_until: float | None = None, known: Gap | None = None
+    ) -> None:
         if self._role == "deliver":
             raise Conflict("This process only delivers; ask the one that accepts, which has the gaps.")
-        self._gaps.close(number, at, lost_until)
+        self._gaps.close(number, at, lost_until, known)
         await self._store_small_things()
 
     async def gaps(self, *, include_closed: bool = False) -> Sequence[Gap]:

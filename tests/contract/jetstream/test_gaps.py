@@ -10,7 +10,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from relay.errors import QueueError
+from relay.errors import Conflict, QueueError
 from relay.model import Gap
 from relay.queue.jetstream.bucket import Entry
 from relay.queue.jetstream.gaps import Gaps
@@ -153,6 +153,25 @@ async def test_a_closed_gap_is_not_extended(sites: list[Site]) -> None:
     assert one.open() == [again]
     assert one.all() == [closed, again]
     await until(lambda: two.all() == [closed, again], LIMIT, "the other one seeing it")
+
+
+async def test_a_gap_that_another_replica_has_extended_is_not_closed(sites: list[Site]) -> None:
+    """Whoever closes it has fetched what he knew of; the rest is still missing."""
+    one, two = Gaps(sites[0].bucket), await watched(sites[1])  # the first one watches nothing
+    one.note("eu", 100.0, 101.0, "500")
+    await one.write()
+    (known,) = one.open()
+    await until(lambda: bool(two.open()), LIMIT, "the other one seeing it")
+    two.note("eu", 200.0, 201.0, "500")
+    await two.write()
+
+    with pytest.raises(Conflict):
+        await one.close(1, 300.0, None, known)
+    whole = Gap(1, "eu", 100.0, 201.0, "500", 2)
+    assert one.open() == [whole]
+
+    await one.close(1, 300.0, None, whole)
+    assert one.open() == []
 
 
 async def test_a_gap_that_somebody_deleted_does_not_come_back(sites: list[Site]) -> None:

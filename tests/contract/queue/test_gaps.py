@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
-from relay.errors import NotFound
+from relay.errors import Conflict, NotFound
 from relay.model import Gap
 from relay.queue.base import Queue
 from relay.queue.gaps import MOST_OPEN
@@ -48,6 +49,20 @@ async def test_a_closed_gap_stays_closed_and_tells_what_is_lost(
     assert (again.start, again.refusals) == (NOW + 20, 1)
     closed = [each for each in await queue.gaps(include_closed=True) if each.closed_at is not None]
     assert closed == [Gap(gap.id, "eu", NOW, NOW + 10, "429", 1, NOW + 60, NOW + 4)]
+
+
+async def test_a_gap_is_closed_as_far_as_it_is_known(queue: Queue, clock: FakeClock) -> None:
+    """What it has grown by is still missing."""
+    await queue.open_gap("eu", NOW, NOW + 10, "429")
+    gap = await stored_gap(queue, clock)
+    await queue.open_gap("eu", NOW + 50, NOW + 60, "429")
+    with suppress(Conflict):  # a cluster may not have written down yet what a replica has noted
+        await queue.close_gap(gap.id, at=NOW + 90, known=gap)
+
+    grown = await stored_gap(queue, clock)
+    assert grown.end == NOW + 60
+    await queue.close_gap(grown.id, at=NOW + 90, known=grown)
+    assert list(await queue.gaps()) == []
 
 
 async def test_a_note_survives_a_restart(queue: Queue, reopen: Opener) -> None:

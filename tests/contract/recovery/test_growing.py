@@ -58,3 +58,22 @@ async def test_a_webhook_that_stays_switched_off_is_pulled_by_the_hour(
     assert [gap.cause for gap in await running.queue.gaps()] == ["inactive"]
     running.konnect.organisation.webhook(Place()).enabled = True
     await all_is_well(running)
+
+
+async def test_what_happened_between_the_last_look_at_an_inactive_webhook_and_its_end_is_fetched(
+    running: Running, maker: Maker
+) -> None:
+    """Somebody switches it on between two looks, which may be further apart than the margin is wide."""
+    running.config["recovery"]["konnect"]["status_interval"] = "10m"
+    await running.stop()
+    await running.start()
+    await some(running, maker)
+    await running.through(11 * MINUTE)
+    webhook = running.konnect.organisation.webhook(Place())
+    webhook.enabled = False
+    await running.until(lambda: bool(running.log.named("webhook.inactive")), "the look")
+    for _ in range(18):
+        running.konnect.record(maker.some(10, at=running.clock.now()))
+        await running.through(30.0)
+    webhook.enabled = True
+    await all_is_well(running)

@@ -258,6 +258,21 @@ async def test_a_clock_that_is_set_back_has_nothing_counted_twice(
     assert (await stored(queue, clock))[trace_of(twin)] == 2
 
 
+async def test_what_came_before_the_clock_was_set_back_is_not_pulled(
+    api: KonnectApi, konnect: FakeKonnect, queue: Counted, clock: FakeClock
+) -> None:
+    """By the clock as it is now that was in the future."""
+    events = Maker().some(50, at=clock.now() - 2000)
+    konnect.record(events)
+    await receive(queue, clock, events)
+    clock.jump(-600.0)
+    pulling = Pulling(api, queue, clock)
+
+    await pulling.run()
+
+    assert (pulling.entries, pulling.accepted) == (50, 0)
+
+
 async def test_twins_on_two_pages_are_counted_together(
     api: KonnectApi, konnect: FakeKonnect, queue: Counted, clock: FakeClock
 ) -> None:

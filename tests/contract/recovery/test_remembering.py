@@ -11,11 +11,13 @@ from relay.destinations.registry import CONFIG_TYPES
 from relay.model import Recovering
 from tests.contract.recovery.running import Running
 from tests.contract.recovery.scenes import (
+    DAY,
     HOUR,
     MINUTE,
     all_is_well,
     bind,
     down,
+    failing_batch,
     mended_and_quiet,
     some,
     with_portal,
@@ -66,6 +68,17 @@ async def test_a_pull_goes_on_after_a_restart(running: Running, maker: Maker) ->
     assert asked[len(before)] == asked[len(before) - 1] < asked[0]
     assert len(running.konnect.called(*JOB)) == len(tried)
     await all_is_well(running)
+
+
+async def test_a_clock_that_is_set_back_holds_up_nothing(running: Running, maker: Maker) -> None:
+    """What was to be done at a time that is far away again is done now."""
+    await some(running, maker)
+    running.clock.jump(2 * DAY)
+    await running.through(2 * MINUTE)
+    await all_is_well(running)
+    running.clock.jump(-2 * DAY)
+    await failing_batch(running, maker)
+    await running.until(lambda: bool(running.log.named("webhook.switched_on")), "the mending")
 
 
 async def test_a_note_that_cannot_be_read_is_as_none(running: Running, maker: Maker) -> None:

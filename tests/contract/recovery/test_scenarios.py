@@ -116,6 +116,30 @@ async def test_the_token_may_not_switch_the_webhook_on(running: Running, maker: 
     await all_is_well(running)
 
 
+async def test_a_webhook_of_version_2_is_switched_on_by_its_owner(running: Running, maker: Maker) -> None:
+    """Version 3 of the API cannot, and that is said. Until somebody does, what happens is pulled."""
+    await some(running, maker)
+    await running.through(MINUTE)
+    webhook = running.konnect.organisation.webhook(Place())
+    assert webhook.destination is not None
+    webhook.destination.name = "inline"
+    await failing_batch(running, maker)
+    await running.until(lambda: bool(running.log.named("webhook.not_switched_on")), "its being told")
+    await running.through(MINUTE)
+    recovering = running.relay.replicas()[0].recovering
+    assert recovering is not None
+    assert "may not switch on" in recovering.detail
+    running.konnect.record(maker.some(5, at=running.clock.now()))
+    running.clock.jump(HOUR)
+    await running.until(lambda: bool(running.log.named("recovery.pulled")), "the pull")
+
+    assert "inactive" in [gap.cause for gap in await running.queue.gaps()]
+    running.konnect.record(maker.some(5, at=running.clock.now()))
+    await running.through(MINUTE)
+    webhook.failing = False  # its owner did it
+    await all_is_well(running)
+
+
 async def test_somebody_switched_the_webhook_off_after_it_was_mended(running: Running, maker: Maker) -> None:
     """No batch came in between, so its last attempt is still the failed one; a person is left alone."""
     webhook = await mended_and_quiet(running, maker)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay.model import Gap
-from relay.observe.ledger import KONNECT_RETENTION
+from relay.observe.ledger import KONNECT_RETENTION, RETENTION_SLACK
 from relay.recovery.actions import Action, Close, Judge, Look, Mend, Poll, Pull, Replay, Wait
 from relay.recovery.answers import ORGANISATION, ReplayState, Scope, WebhookState, WebhookStatus
 from relay.recovery.hook import INACTIVE, Hook
@@ -130,11 +130,31 @@ TABLE: dict[str, tuple[State, Action]] = {
     "Konnect gave up": (state(hooks=hooks(FAILED)), Mend(ORG)),
     "Konnect gave up, and we have no room": (state(hooks=hooks(FAILED), accepting=False), Wait(NOW + 55)),
     "switched on, nothing sent since": (
-        state(hooks=hooks(FAILED, mended_at=NOW - 20)),
+        state(hooks={ORGANISATION: Hook(NOW - 5, FAILED, NOW - 20, FAILED.last_attempt_at)}),
         Replay(GAP, ORG, WINDOW),
     ),
     "switched on, failed again at once": (
         state(gaps=(), hooks=hooks(replace(FAILED, last_attempt_at=NOW - 10), mended_at=NOW - 20)),
+        Wait(NOW + 55),
+    ),
+    "switched on by a clock that is ahead of Konnect's, failed again": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, NOW - 630, NOW - 720)}),
+        Mend(ORG),
+    ),
+    "switched on in the time before the clock was set back": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, NOW + 86400, NOW - 900)}),
+        Mend(ORG),
+    ),
+    "not allowed in the time before the clock was set back": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, refused_at=NOW + 86400)}),
+        Mend(ORG),
+    ),
+    "not allowed a moment ago": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, refused_at=NOW - 4)}),
+        Wait(NOW + 55),
+    ),
+    "not allowed a while ago": (
+        state(gaps=(), hooks={ORGANISATION: Hook(NOW - 5, FAILED, refused_at=NOW - 600)}),
         Wait(NOW + 55),
     ),
     "switched on long ago, failed again": (
@@ -312,6 +332,14 @@ TABLE: dict[str, tuple[State, Action]] = {
         state(gaps=(GROWING,)),
         Replay(replace(GROWING, end=NOW - 20), ORG, Window(GROWING.start - 120, NOW)),
     ),
+    "it is not over by far, for the clock was set back": (
+        state(gaps=(replace(GROWING, cause="downtime", refusals=0, end=NOW + 86400),)),
+        Replay(
+            replace(GROWING, cause="downtime", refusals=0, end=NOW - 20),
+            ORG,
+            Window(GROWING.start - 120, NOW),
+        ),
+    ),
     "it grows, and its first hour was fetched": (
         state(gaps=(GROWING,), work=work(covered=Window(GROWING.start - 120, NOW - HOUR))),
         Wait(NOW + 15),
@@ -476,12 +504,12 @@ def test_what_was_fetched_of_a_gap_that_grows_is_kept() -> None:
     """The next part begins where this one ended, by the margin earlier; the whole is then covered."""
     first = Window(GROWING.start - 120, NOW - HOUR)
     done = fetched(state(gaps=(GROWING,)), 1, ORG, first, NOW - HOUR, RULES)
-    assert done.of(1, ORGANISATION).covered == first
+    assert done.of(1, ORGANISATION).covered == Window(first.start, NOW - HOUR - 20)
 
     over = replace(GROWING, end=NOW - 600)
-    rest = Window(NOW - HOUR - 120, NOW - 480)
+    rest = Window(NOW - HOUR - 140, NOW - 480)
     action = decide(replace(done, gaps=(over,)), NOW, RULES)
-    assert action == Replay(replace(over, start=NOW - HOUR), ORG, rest)
+    assert action == Replay(replace(over, start=NOW - HOUR - 20), ORG, rest)
 
     whole = fetched(replace(done, gaps=(over,)), 1, ORG, rest, NOW, RULES)
     assert decide(whole, NOW, RULES) == Close(over, None)
@@ -495,7 +523,7 @@ def test_what_a_gap_has_grown_by_since_it_was_pulled_is_pulled() -> None:
 
     over = replace(GROWING, end=NOW - 600)
     action = decide(replace(done, gaps=(over,)), NOW, RULES)
-    assert action == Pull(replace(over, start=NOW - HOUR), ORG, Window(NOW - HOUR - 120, NOW - 480))
+    assert action == Pull(replace(over, start=NOW - HOUR - 20), ORG, Window(NOW - HOUR - 140, NOW - 480))
 
 
 def test_a_part_of_another_gap_counts_for_nothing() -> None:
@@ -533,3 +561,63 @@ def test_our_own_failure_postpones_all_gaps_of_the_source() -> None:
 
     assert decide(postponed(both, ORG, NOW + 40), NOW, RULES) == Wait(NOW + 40)
     assert decide(postponed(both, PORTAL, NOW + 40), NOW, RULES) == decide(both, NOW, RULES)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        Work(covered=Window(NOW - 9 * 86400 - 120, NOW - 8 * 86400), pull=True),
+        Work(pulled=Window(NOW - 9 * 86400, NOW - 8 * 86400)),
+    ],
+)
+def test_a_hole_behind_what_was_fetched_ends_nothing(left: Work) -> None:
+    """A part was fetched, and then for a week nothing could be. The rest comes, and the hole is told."""
+    gap = replace(GAP, start=NOW - 9 * 86400, cause=INACTIVE)
+    given = state(gaps=(gap,), work={(1, ORGANISATION): left})
+    for _ in range(2):
+        action = decide(given, NOW, RULES)
+        if not isinstance(action, Close):
+            assert isinstance(action, Pull | Replay)
+            given = fetched(given, 1, ORG, action.window, NOW, RULES)
+
+    assert decide(given, NOW, RULES) == Close(gap, NOW - KONNECT_RETENTION + RETENTION_SLACK)
+
+
+def test_the_last_moments_of_a_gap_that_grows_are_fetched_once_they_are_over() -> None:
+    """Konnect tries again, and its log may lack them: what came of them with a part is not all."""
+    growing = state(gaps=(GROWING,), work=work(pull=True))
+    first = decide(growing, NOW, RULES)
+    assert isinstance(first, Pull)
+    done = fetched(growing, 1, ORG, first.window, NOW, RULES, by_pull=True)
+    assert isinstance(decide(done, NOW + 14, RULES), Wait)
+
+    rest = decide(done, NOW + 15, RULES)
+    assert rest == Pull(replace(GROWING, start=NOW - 20), ORG, Window(NOW - 140, NOW + 15))
+    assert isinstance(rest, Pull)
+    whole = fetched(done, 1, ORG, rest.window, NOW + 15, RULES, by_pull=True)
+    assert decide(whole, NOW + 15, RULES) == Close(GROWING, None)
+
+
+@pytest.mark.parametrize("margin", [0.0, 7.1, 120.0])
+def test_what_is_over_is_fetched_once(margin: float) -> None:
+    """As soon as it can be, and with whatever margin."""
+    rules = Rules(margin=margin)
+    given = state(gaps=(replace(GAP, end=NOW - rules.settle),))
+    action = decide(given, NOW, rules)
+    assert isinstance(action, Replay)
+    done = fetched(given, 1, ORG, action.window, NOW, rules)
+
+    assert isinstance(decide(done, NOW, rules), Close)
+
+
+def test_a_webhook_that_nobody_can_look_at_any_more_keeps_nothing_from_being_fetched() -> None:
+    """It was inactive, and its gap is widened by no look, so that it never is an hour long."""
+    gap = replace(GAP, cause=INACTIVE, start=NOW - HOUR, end=NOW - HOUR + 600)
+    given = state(gaps=(gap,), hooks=hooks(BY_HAND), patience=resting(Kind.STATUS, MANY, until=NOW + 300))
+    assert isinstance(decide(given, NOW + 19, RULES), Wait)
+
+    action = decide(given, NOW + 20, RULES)
+    assert action == Pull(gap, ORG, window_of(gap, NOW, RULES))
+    assert isinstance(action, Pull)
+    done = fetched(given, 1, ORG, action.window, NOW + 20, RULES, by_pull=True)
+    assert isinstance(decide(done, NOW + 20, RULES), Wait)
