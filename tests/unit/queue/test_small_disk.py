@@ -60,7 +60,7 @@ async def test_a_laggard_gives_way_when_the_disk_is_nearly_full(tmp_path: Path) 
             for first in range(0, 3000, 25):
                 assert await fill(queue, clock, first=first, most=25) == 25
                 await deliver_all(quick)
-                await clock.advance(1.5)  # one round of upkeep, so that the last thing it did may be a release
+                await clock.advance(1.5)  # one round of upkeep: a release may be the last thing it did
                 await clock.asleep(1)
                 assert slow.backlog().oldest_received_at == queue.stats().oldest_received_at
 
