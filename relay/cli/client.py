@@ -38,7 +38,7 @@ class AdminClient:
         except ValueError:
             port = -1
         if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-            raise CommandFailed(f"{url!r} is no admin URL; it looks like http://127.0.0.1:8072.")
+            raise ConfigError([f"--admin-url: {url!r} is no admin URL; it looks like http://127.0.0.1:8072"])
         self.url = url
         connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._connection = connect(parts.hostname, port, timeout=timeout)
@@ -104,7 +104,7 @@ def reach(
 ) -> Iterator[AdminClient]:
     """The relay at *admin_url*, or the one that *config* describes. An answer may take *timeout* seconds."""
     if admin_token and not admin_token.isascii():
-        raise CommandFailed("The admin token holds characters that a header cannot.")
+        raise ConfigError(["--admin-token: holds characters that a header cannot"])
     client = AdminClient(admin_url, admin_token, timeout) if admin_url else _configured(config, timeout)
     try:
         yield client

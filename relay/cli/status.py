@@ -59,9 +59,10 @@ def headline(document: Any) -> str:
         ),
     ]
     if queue["corrupt_batches"] or queue["quarantined_bodies"]:
+        corrupt = queue["corrupt_batches"]  # counted by the process; what is kept outlives it
+        found = f", {corrupt:,} found corrupt since the start" if corrupt else ""
         lines.append(
-            f"quarantine: {queue['corrupt_batches']:,} corrupt batches, "
-            f"{queue['quarantined_bodies']:,} bodies that could not be decoded"
+            f"quarantine: {queue['quarantined_bodies']:,} bodies or batches that could not be read{found}"
         )
     if document["open_gaps"]:
         lines.append(f"gaps: {document['open_gaps']:,} open; Konnect may hold events that never arrived")

@@ -189,7 +189,7 @@ class QueueStats:
     oldest_received_at: float | None
     head: Position  # where the next batch will go
     corrupt_batches: int
-    quarantined_bodies: int
+    quarantined_bodies: int  # kept in quarantine: undecodable bodies, and corrupt batches
     accepting: bool  # False while appends are refused for lack of room
 
 

@@ -30,7 +30,7 @@ async def open_queue(
         from relay.queue.sqlite import SqliteQueue
 
         return await SqliteQueue.open(
-            config, clock=clock, metrics=metrics, deduplicate=deduplicate, role=role
+            config, clock=clock, metrics=metrics, log=log, deduplicate=deduplicate, role=role
         )
     from relay.queue.jetstream.queue import JetStreamQueue
 

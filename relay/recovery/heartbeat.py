@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from relay.clock import Clock
 from relay.errors import QueueError
 from relay.observe.logs import Log
+from relay.recovery.answers import rfc3339
 
 BEAT: Final = 10.0
 """Seconds between two notes. Each is a small commit, so not more often than needed."""
@@ -72,6 +73,6 @@ class Heartbeat:
         now, last = self._clock.now(), await self._notes.last_beat()
         if last is None or now - last <= MARGIN:
             return
-        self._log.warning("relay.was_down", since=last, seconds=round(now - last, 1))
+        self._log.warning("relay.was_down", since=rfc3339(last), seconds=round(now - last, 1))
         for source in self._sources():
             await self._notes.open_gap(source, last, now, DOWNTIME, refusals=0)

@@ -219,8 +219,8 @@ def _why(error: QueueError) -> str:
 
 _ADVICE: Final = {
     "replicas > 1 not supported": "a single server can only hold replicas: 1",
+    "insufficient storage": "the servers have no room for max_bytes",  # first: it makes peers unsuitable
     "no suitable peers": "too few servers of the cluster fit replicas and placement",
-    "insufficient storage": "the servers have no room for max_bytes",
     "insufficient resources": "too few servers of the cluster have room for max_bytes",
     "move and scale": "change replicas or placement, and the other one when that is done",
     "overlap": "another stream takes the subjects; choose another stream in the configuration",

@@ -32,6 +32,7 @@ from relay.model import (
     Replica,
     Role,
 )
+from relay.observe.logs import Log as Logger
 from relay.queue.base import (
     DeadLetterFilter,
     Lease,
@@ -50,6 +51,7 @@ from relay.queue.sqlite.gaps import ALIVE, Gaps
 from relay.queue.sqlite.gaps import COLUMNS as GAP_COLUMNS
 from relay.queue.sqlite.log import Appended, EventLog, Undecided
 from relay.queue.sqlite.quarantine import Quarantine
+from relay.queue.sqlite.readers import RELEASED
 from relay.queue.sqlite.roster import Roster
 from relay.queue.sqlite.rows import BatchRow
 from relay.queue.sqlite.sources import Sources
@@ -78,11 +80,13 @@ class SqliteQueue:
         *,
         clock: Clock,
         observer: Observer,
+        log: Logger | None,
         deduplicate: Mapping[str, float | None],
         role: Role,
     ) -> None:
         self._clock = clock
         self._observer = observer
+        self._logger = log
         self._lock = lock
         self._role = role
         self._max_bytes = config.max_bytes
@@ -115,6 +119,7 @@ class SqliteQueue:
             readers=self._roster.log_readers,
             head=lambda: self._tail.head,
             deleted=self._tail.deleted,
+            released=self._released,
         )
         self._replicas = OnlyReplica()
         self._tasks: list[asyncio.Task[None]] = []
@@ -127,6 +132,7 @@ class SqliteQueue:
         *,
         clock: Clock,
         metrics: Observer | None = None,
+        log: Logger | None = None,
         deduplicate: Mapping[str, float | None] | None = None,
         role: Role = "all",
     ) -> Self:
@@ -144,6 +150,7 @@ class SqliteQueue:
                 lock,
                 clock=clock,
                 observer=metrics or _Silent(),
+                log=log,
                 deduplicate=deduplicate or {},
                 role=role,
             )
@@ -396,13 +403,17 @@ class SqliteQueue:
 
     async def _upkeep(self) -> None:
         await self.flush()
-        await self._roster.refresh_hints()
         if self._role == "ingest":
             await self._space.measure()
-            return
-        await self._space.give_back()
+        else:
+            await self._space.give_back()
         if self._role == "deliver":  # the other process counts what it accepts
             await self._tail.count_anew(self._writer)
+        await self._roster.refresh_hints()  # last: a destination that lost events has another oldest one
+
+    def _released(self, destination: str, events: int) -> None:
+        if self._logger is not None:
+            self._logger.warning("queue.released", destination=destination, events=events, detail=RELEASED)
 
     async def _store_small_things(self) -> None:
         if self._role == "deliver":

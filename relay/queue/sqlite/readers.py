@@ -20,6 +20,7 @@ from relay.queue.ranges import Ranges, Tally
 from relay.queue.sqlite.accounts import Account, DeadRow, Progress
 
 STORE_AGAIN = 1.0  # seconds between attempts to store dead letters while the disk refuses
+RELEASED = "released to make room; this destination was furthest behind"
 
 
 class Log(Protocol):
@@ -189,7 +190,7 @@ class LogReader:
                 self._ranges.watermark,
                 to,
                 Reason.EXPIRED,
-                "released to make room; this destination was furthest behind",
+                RELEASED,
             )
         self._ranges.give_up(to)
         self._at = max(self._at, to)

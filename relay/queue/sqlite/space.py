@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ class Space:
         readers: Callable[[], list[LogReader]],
         head: Callable[[], int],
         deleted: Callable[[int], None],
+        released: Callable[[str, int], None],
     ) -> None:
         self._path = path
         self._limits = limits
@@ -77,6 +79,7 @@ class Space:
         self._readers = readers
         self._head = head
         self._deleted = deleted  # told how many batches went
+        self._released = released  # told which destination lost how many events
         self.usage = Usage()
         self.accepting = True
 
@@ -126,9 +129,14 @@ class Space:
         await self._vacuum()
 
     def _short(self, share: float = _NEAR) -> bool:
+        """Whether more than *share* is used of what there is for us: the limit, or what the disk gives.
+
+        The disk's part is what counts, not `max_bytes`: on a disk that is far smaller than that a share of it
+        would always be missing, and giving up events could never bring it back.
+        """
         usage, limits = self.usage, self._limits
-        slack = (1 - share) * limits.max_bytes
-        return usage.used > limits.max_bytes - slack or usage.disk_free < limits.min_free_disk + slack
+        ours = min(limits.max_bytes, usage.used + usage.disk_free - limits.min_free_disk)
+        return usage.used > share * ours
 
     async def _settled_by_all(self, *, replays: bool) -> int:
         """The number of the first event that some reader still needs, also after a crash now."""
@@ -226,6 +234,7 @@ class Space:
 
     async def _release(self) -> None:
         """Give up the oldest events owed to the destination furthest behind, if another one is up to date."""
+        lost: Counter[str] = Counter()
         while self._short(_ROOM):
             owing = [r for r in self._readers() if r.kind is not ReaderKind.REPLAY]
             by_destination: dict[int, int] = {}
@@ -234,19 +243,21 @@ class Space:
                 by_destination[reader.account.id] = by_destination.get(reader.account.id, 0) + events
             stored = self._head() - (self.usage.oldest_sequence or self._head())
             if not stored or min(by_destination.values(), default=stored) > stored * _UP_TO_DATE:
-                return  # everyone is behind: refuse instead
+                break  # everyone is behind: refuse instead
             lowest = min((r.position for r in owing if r.backlog().events), default=None)
             if lowest is None:
-                return
+                break
             to = lowest + max(1, stored // 50)
             for reader in owing:
                 if by_destination[reader.account.id] > stored * _UP_TO_DATE:
-                    reader.expire(to)
+                    lost[reader.account.name] += reader.expire(to)
             before = self.usage.used
             # Their ids are not kept: a Konnect replay may bring back what somebody did not get.
             await self._purge(await self._settled_by_all(replays=False), None, remember=False)
             if self.usage.used >= before:
-                return
+                break
+        for destination, count in (+lost).items():
+            self._released(destination, count)
 
     async def _vacuum(self) -> None:
         def run(connection: sqlite3.Connection) -> None:

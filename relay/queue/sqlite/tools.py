@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from relay import gzipped
-from relay.errors import NotFound, QueueError
-from relay.queue.sqlite.database import FileLock, connect, open_database, require_current, translate
+from relay.errors import NotFound, QueueCorrupt, QueueError
+from relay.queue.sqlite.database import (
+    FileLock,
+    connect,
+    is_disk_trouble,
+    open_database,
+    require_current,
+    translate,
+)
 from relay.queue.sqlite.log import next_sequence
 from relay.queue.sqlite.rows import COLUMNS, MARKS, BatchRow
 
 _SIDE_FILES = ("", "-wal", "-shm")
+_LEFT_OVER = (*_SIDE_FILES, ".open.lock")  # of a repair, once its file is in the old one's place
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,8 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             require_current(connection, path)
             yield connection
     except sqlite3.Error as error:
-        raise translate(error, f"cannot read {path}; `queue repair` saves what is readable") from error
+        advice = "" if is_disk_trouble(error) else "; `queue repair` saves what is readable"
+        raise translate(error, f"cannot read {path}{advice}") from error
     finally:
         lock.release()
 
@@ -189,8 +198,7 @@ def repair(path: Path) -> RepairReport:
     lock = FileLock(path, "all")
     fresh = path.with_name(path.name + ".repaired")
     try:
-        for suffix in _SIDE_FILES:
-            fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
+        _remove(fresh)
         with closing(open_database(fresh)) as new:
             new.execute("PRAGMA foreign_keys=OFF")
             saved, quarantined, unreadable, rows_lost = _save(path, new)
@@ -206,7 +214,14 @@ def repair(path: Path) -> RepairReport:
     except OSError as error:
         raise QueueError(f"cannot write {fresh}: {error.strerror}") from error
     finally:
+        with suppress(OSError):
+            _remove(fresh)
         lock.release()
+
+
+def _remove(fresh: Path) -> None:
+    for suffix in _LEFT_OVER:
+        fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
 
 
 def _next_free(path: Path) -> Path:
@@ -221,8 +236,11 @@ def _save(path: Path, new: sqlite3.Connection) -> tuple[int, int, int, int]:
     try:
         old = connect(path)
         require_current(old, path)
-    except sqlite3.Error:  # not even the header is readable: nothing can be saved
-        return 0, 0, 0, 0
+    except sqlite3.Error as error:
+        trouble = translate(error, f"cannot read {path}")
+        if not isinstance(trouble, QueueCorrupt):  # rights or the disk, say: it may be as good as new
+            raise trouble from error
+        return 0, 0, 0, 0  # not even the header is readable: nothing can be saved
     with closing(old):
         new.execute("BEGIN")
         tables = [row[0] for row in new.execute("SELECT name FROM sqlite_master WHERE type='table'")]

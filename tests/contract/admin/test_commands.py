@@ -133,6 +133,24 @@ async def test_status_says_why_nothing_is_accepted(
     assert line in headline(document)
 
 
+@pytest.mark.parametrize(
+    ("corrupt", "line"),
+    [
+        (0, "quarantine: 2 bodies or batches that could not be read\n"),
+        (
+            1,
+            "quarantine: 2 bodies or batches that could not be read, 1 found corrupt since the start\n",
+        ),
+    ],
+)
+async def test_status_counts_what_is_in_quarantine_once(admin: Admined, corrupt: int, line: str) -> None:
+    """A corrupt batch is no body that could not be decoded; after a restart both are only known together."""
+    document = await admin.get("/api/v1/status")
+    document["queue"] |= {"corrupt_batches": corrupt, "quarantined_bodies": 2}
+
+    assert line in headline(document) + "\n"
+
+
 async def test_status_tells_of_several_replicas(command: Command, admin: Admined) -> None:
     """Who they are, who delivers, and which of them is configured otherwise."""
     assert "REPLICA" not in (await command("status"))[1]

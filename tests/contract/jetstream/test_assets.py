@@ -283,6 +283,16 @@ async def test_more_than_asked_for_is_fine_unmanaged(
 # -- on a cluster --------------------------------------------------------------------------------
 
 
+async def test_a_cluster_without_room_says_so(tmp_path: Path) -> None:
+    """Not that too few servers fit, which NATS mentions in the same breath."""
+    async with NatsCluster(tmp_path, jetstream={"max_file_store": 1 << 20}) as cluster:
+        one = cluster.servers[0]
+        async with linked(one) as link:
+            told = await refusal(link, config(one, "audit", replicas=3))
+
+    assert told.endswith(": the servers have no room for max_bytes")
+
+
 async def test_replicas_and_placement_on_a_cluster(tmp_path: Path) -> None:
     """One becomes three while it is used; only servers with the tags are taken."""
     tags = [{"server_tags": ["ssd", f"zone:{zone}"]} for zone in "abc"]

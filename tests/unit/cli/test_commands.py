@@ -201,3 +201,25 @@ async def test_a_stopped_queue_is_inspected_verified_and_repaired(command: Comma
     assert (verified[0], json.loads(verified[1])["ok"]) == (0, True)
     assert "audit" in people[1]
     assert repaired["batches_saved"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--admin-url", "ftp://relay"), "--admin-url: 'ftp://relay' is no admin URL"),
+        (("--admin-url", "http://relay:http"), "--admin-url: 'http://relay:http' is no admin URL"),
+        (
+            ("--admin-url", "http://127.0.0.1:1", "--admin-token", "kaputt™"),
+            "--admin-token: holds characters",
+        ),
+    ],
+)
+def test_an_address_that_is_none_exits_with_2(
+    arguments: tuple[str, ...], told: str, command: Command
+) -> None:
+    """It is wrong usage, and nothing was asked."""
+    status, out, err = command("status", *arguments)
+
+    assert (status, out) == (2, "")
+    assert err.startswith(f"konnect-relay: {told}")
+    assert "kaputt" not in err

@@ -356,8 +356,26 @@ async def test_repair_of_an_unreadable_file_starts_anew_and_keeps_it(open_queue:
     report = tools.repair(path)
 
     assert report.batches_saved == 0
+    assert not list(path.parent.glob("*.repaired*"))
     assert Path(report.kept_as).read_bytes().startswith(b"garbage")
     await open_queue()
+
+
+async def test_a_queue_that_this_user_cannot_open_is_not_replaced(open_queue: Opener, path: Path) -> None:
+    """What keeps us from reading is not in the file: nothing is moved or left, and no repair advised."""
+    queue = await open_queue()
+    await queue.append([batch(lines(3))])
+    await queue.close()
+    content = path.read_bytes()
+    # SQLite answers as it does where rights are missing, which root's never are.
+    path.with_name(f"{path.name}-wal").mkdir()
+
+    for tool in (tools.inspect, tools.verify, tools.repair):
+        with pytest.raises(QueueError, match=r"relay.db: unable to open"):
+            tool(path)
+
+    assert path.read_bytes() == content
+    assert not [*path.parent.glob("*.damaged*"), *path.parent.glob("*.repaired*")]
 
 
 async def refuse_all(queue: SqliteQueue, name: str) -> None:

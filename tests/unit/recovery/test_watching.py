@@ -14,6 +14,7 @@ from relay.errors import QueueError
 from relay.model import Gap
 from relay.observe.ledger import KONNECT_RETENTION
 from relay.observe.metrics import Metrics
+from relay.recovery.answers import rfc3339
 from relay.recovery.expiry import Expiry
 from relay.recovery.heartbeat import BEAT, MARGIN, Heartbeat
 from relay.recovery.silence import Silence
@@ -72,9 +73,13 @@ async def test_time_without_a_note_is_a_gap_of_every_source(seconds: float, open
     """From the last note to the start; not where Konnect is still trying."""
     clock = FakeClock()
     notes = Notes(clock.now() - seconds)
-    async with at_work(heart(notes, clock).run):
-        await clock.next_wake()
+    with structlog.testing.capture_logs() as logged:
+        heartbeat = Heartbeat(notes, lambda: ["eu", "us"], clock=clock, log=structlog.get_logger())
+        async with at_work(heartbeat.run):
+            await clock.next_wake()
 
+    told = {"event": "relay.was_down", "log_level": "warning", "since": rfc3339(clock.now() - seconds)}
+    assert logged == ([{**told, "seconds": seconds}] if opens else [])
     span = (clock.now() - seconds, clock.now(), "downtime", 0)
     assert notes.gaps == ([("eu", *span), ("us", *span)] if opens else [])
 
