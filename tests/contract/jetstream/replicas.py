@@ -157,7 +157,7 @@ class Node:
             owners,
             log=log,
             changed=self.leases.wake,
-            lost=self.accounts.forget_after,
+            lost=self.accounts.forget_all,
         ).run
         # Kept, and awaited when the replica ends.
         self.watching = asyncio.create_task(self.watch())

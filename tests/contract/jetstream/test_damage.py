@@ -490,9 +490,9 @@ class Backup:
             shutil.copytree(then, now)
 
 
-async def together(relays: Relays) -> None:
-    """Everybody is connected again and was heard."""
-    alive = relays.alive()
+async def together(relays: Relays, *some: Relay) -> None:
+    """Everybody, or *some*, are connected again and were heard."""
+    alive = some or relays.alive()
     await until(lambda: all(relay.connected for relay in alive), LIMIT, "connecting again")
     await relays.clock.advance(1)
     await relays.pass_(0)
@@ -707,6 +707,37 @@ async def test_state_that_went_back_in_time_is_taken_as_it_is(
     lost = 10 if "relay" in streams else 0
     assert (books.owed, books.delivered, books.dead, books.backlog) == (35, 35 - lost, lost, 0)
     await alone.pass_(3)
+
+
+async def test_state_that_went_back_in_time_is_found_out_by_whoever_comes_back_last(alone: Relays) -> None:
+    """By then the others have written, and given away the numbers of what was lost once more."""
+    one, two = await alone.add("one", "two")
+    reader = await one.take()
+    sent = await accept(one, 3)
+    ((stored, _), *_) = await read_all(reader)
+    await reader.settle(fate(stored))
+    await alone.settled()
+    await alone.pass_(2)
+    backup = Backup(alone, "KV_relay-state")
+    await backup.make()
+    reader.rewind()
+    await deliver_all(reader)
+    await alone.settled()
+    await alone.pass_(5)
+    await one.cut_off()
+    await backup.put_back()
+    await alone.server.start()
+    await together(alone, two)
+    lost = one.queue._accounts.revision("siem")
+    while await two.queue._bucket.put("ping", b"") < lost:
+        pass
+
+    await one.come_back()
+    holder = await leased(alone, one, two)
+
+    assert joined(sent[1:]) == await deliver_all(holder.live())
+    books = await alone.books()
+    assert (books.owed, books.delivered, books.backlog) == (15, 15, 0)
 
 
 LOST = [("relay",), ("KV_relay-state",), ("relay", "KV_relay-state")]
