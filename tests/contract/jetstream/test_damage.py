@@ -475,19 +475,24 @@ class Backup:
         self._copy = self._server.folder.with_name("backup")
 
     async def make(self) -> None:
-        await self._server.stop()
+        await self._stop()
         shutil.copytree(self._server.folder, self._copy)
         await self._server.start()
         await together(self._relays)
 
     async def put_back(self) -> None:
         """Leaves the server stopped."""
-        await self._server.stop()
+        await self._stop()
         for stream in self._streams:
             (now,) = self._server.folder.glob(f"**/streams/{stream}")
             (then,) = self._copy.glob(f"**/streams/{stream}")
             shutil.rmtree(now)
             shutil.copytree(then, now)
+
+    async def _stop(self) -> None:
+        """Until everybody has noticed: a connection to the old server looks like one to the next."""
+        await self._server.stop()
+        await until(lambda: not any(each.connected for each in self._relays.alive()), LIMIT, "noticing it")
 
 
 async def together(relays: Relays, *some: Relay) -> None:
