@@ -24,6 +24,7 @@ from typing import Self
 import nats
 import orjson
 
+from relay.clock import Clock
 from relay.errors import QueueError
 from relay.model import ReaderKind, Replica
 from relay.observe import logs
@@ -227,6 +228,19 @@ class Node:
 async def _ignore(_: Exception) -> None: ...
 
 
+async def came_back(members: Members, clock: Clock) -> bool:
+    """Whether the last heartbeat did.
+
+    One that NATS did not take in time, on a busy machine or while it starts, is sent again: the next one is
+    due when the clock goes on, which waits for this one.
+    """
+    if members._heard > clock.monotonic() - BEAT_SECONDS and members.trusted():
+        return True
+    if members.failing:
+        await members.beat()
+    return False
+
+
 class Replicas:
     """See the module."""
 
@@ -283,13 +297,9 @@ class Replicas:
                 return
             await self.clock.advance(min(left, 0.5))
 
-    def _all_heard(self) -> bool:
-        recent = self.clock.monotonic() - BEAT_SECONDS
-        return all(
-            node.members._heard > recent and node.members.trusted()
-            for node in self.alive()
-            if node.client.is_connected
-        )
+    async def _all_heard(self) -> bool:
+        connected = [node.members for node in self.alive() if node.client.is_connected]
+        return all([await came_back(members, self.clock) for members in connected])
 
     # -- workers -----------------------------------------------------------------------------
 

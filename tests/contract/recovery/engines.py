@@ -16,8 +16,8 @@ from uuid import uuid4
 from relay.clock import Clock
 from relay.errors import QueueError
 from relay.queue.base import Queue
-from relay.queue.jetstream.members import BEAT_SECONDS
 from relay.queue.jetstream.queue import JetStreamQueue
+from tests.contract.jetstream.replicas import came_back
 from tests.fakes.nats import NatsServer
 from tests.fakes.proxy import TcpProxy
 
@@ -100,10 +100,8 @@ class JetStreamEngine:
     async def catch_up(self, queue: Queue, clock: Clock) -> None:
         """Wait for the last heartbeat to come back, and with it all that was stored before it."""
         assert isinstance(queue, JetStreamQueue)
-        members, since = queue._members, clock.monotonic() - BEAT_SECONDS
         while True:
-            heard = members._heard > since and members.trusted()
-            if heard or not queue._link.client.is_connected:
+            if not queue._link.client.is_connected or await came_back(queue._members, clock):
                 return
             await asyncio.sleep(_TURN)
 
