@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 
 from tests.fakes.loadgen import Result
-from tests.fakes.process import RelayProcess, free_port, until
+from tests.fakes.process import START_LIMIT, RelayProcess, free_port, until
 from tests.fakes.workload import AUTHORIZATION, Pool
 
 _QUIET_SECONDS = 0.5  # a sink that got nothing for so long has probably got everything
@@ -124,7 +124,7 @@ async def module(name: str, port: int) -> AsyncIterator[int]:
     """Run `python -m name PORT`, wait until it listens, kill it at the end; its process id."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", name, str(port))
     try:
-        await until(lambda: _listens(port), 10, f"{name} listening")
+        await until(lambda: _listens(port), START_LIMIT, f"{name} listening")
         yield process.pid
     finally:
         process.kill()

@@ -34,14 +34,17 @@ FAST_RETRY = {"min_wait": "10ms", "max_wait": "300ms", "max_retries": 4, "probe_
 
 
 def destination(name: str, siem: Siem, **settings: Any) -> dict[str, Any]:
-    """The configuration of an `http` destination that sends to *siem*."""
-    return {"name": name, "type": "http", "url": siem.url, "retry": FAST_RETRY, "timeout": "2s", **settings}
+    """The configuration of an `http` destination that sends to *siem*.
+
+    A SIEM that lives in the test's own process may be slow to answer; sent again, an event would come twice.
+    """
+    return {"name": name, "type": "http", "url": siem.url, "retry": FAST_RETRY, "timeout": "30s", **settings}
 
 
 def configuration(folder: Path, destinations: Iterable[Mapping[str, Any]], **queue: Any) -> dict[str, Any]:
     """A relay with its queue in *folder*; *queue* changes the queue's settings."""
     return {
-        "server": {"host": "127.0.0.1", "port": free_port(), "shutdown_grace": "5s"},
+        "server": {"host": "127.0.0.1", "port": free_port(), "shutdown_grace": "20s"},
         "admin": {"host": "127.0.0.1", "port": free_port()},
         "sources": [{"name": SOURCE, "authorization": AUTHORIZATION}],
         "queue": {"type": "sqlite", "path": str(folder / "relay.db"), "min_free_disk": 0, **queue},

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.e2e.support import give_up
-from tests.fakes.process import free_port, until
+from tests.fakes.process import START_LIMIT, free_port, until
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "compose-cluster"
 
@@ -83,10 +83,14 @@ class Front:
                 f"server relay-{number} 127.0.0.1:{backend.port}{checked}",
             )
         text = text.replace(" check port 8072 inter 2s", " check inter 50ms")
+        # A probe has as long as there is between two, unless this is set.
+        text = text.replace(
+            "timeout connect 2s", f"timeout connect {START_LIMIT:g}s\n    timeout check {START_LIMIT:g}s"
+        )
         self._file.write_text(text)
         process = _start(program, self._file)
         try:
-            await until(lambda: self._listens(process), 10, "HAProxy listening")
+            await until(lambda: self._listens(process), START_LIMIT, "HAProxy listening")
             yield self
         finally:
             process.kill()
@@ -119,7 +123,7 @@ async def front(tmp_path: Path) -> AsyncIterator[Front]:
 async def noticed(backend: Backend) -> None:
     """Wait until HAProxy knows how *backend* is: it believes the second probe in a row."""
     since = backend.probed
-    await until(lambda: backend.probed >= since + 3, 10, "HAProxy noticing")
+    await until(lambda: backend.probed >= since + 3, START_LIMIT, "HAProxy noticing")
 
 
 async def test_konnect_is_told_500_when_nobody_is_there(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import shutil
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tests.e2e.support import Traffic, Trail, configuration, destination, give_up
+from tests.e2e.support import DELIVERY_LIMIT, Traffic, Trail, configuration, destination, give_up
 from tests.fakes.process import RelayProcess, until
 from tests.fakes.siem import Siem
 
@@ -74,7 +75,7 @@ async def traced(pid: int, output: Path) -> AsyncIterator[None]:
     )  # fmt: skip
     assert strace.stderr is not None
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DELIVERY_LIMIT):
             first = await strace.stderr.readline()
         if b"attached" not in first:
             give_up(f"strace may not trace: {first.decode().strip()}")
@@ -83,6 +84,10 @@ async def traced(pid: int, output: Path) -> AsyncIterator[None]:
         if strace.returncode is None:
             strace.terminate()  # detaches; the relay runs on
         await strace.communicate()
+
+
+def answered(trace: Path) -> bool:
+    return "HTTP/1.1 200" in trace.read_text()
 
 
 async def test_the_database_is_synced_before_the_answer(tmp_path: Path) -> None:
@@ -99,7 +104,7 @@ async def test_the_database_is_synced_before_the_answer(tmp_path: Path) -> None:
                 trace = tmp_path / f"trace-{attempt}"
                 async with traced(relay.pid, trace):
                     await trail.post(relay)
-                    await until(lambda: "HTTP/1.1 200" in trace.read_text(), 5, "the answer in the trace")  # noqa: B023 - awaited here
+                    await until(partial(answered, trace), DELIVERY_LIMIT, "the answer in the trace")
                 assert synced_in_time(parse(trace.read_text().splitlines()), tmp_path / "relay.db")
 
 

@@ -15,7 +15,7 @@ from tests.fakes.receiving import vendors
 
 EVENTS = 100_000
 REQUEST = 2_000  # events of one request
-LIMIT = 110.0  # seconds within which all of it must have arrived
+LIMIT = 240.0  # seconds within which all of it must have arrived
 _GROWTH = 1.3  # of the resident memory, from the first half to the second
 _SLACK = 24 << 20  # bytes
 
@@ -30,7 +30,7 @@ def _body(first: int) -> bytes:
     return gzip.compress(b"\n".join([*lines, b""]), 1)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_everybody_gets_everything(tmp_path: Path) -> None:
     """Exactly as many events arrive as were accepted, in every format, and memory does not grow with them."""
     async with vendors(tmp_path) as receiving:

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from tests.e2e.support import Traffic, Trail, books, configuration, destination, drained
+from tests.e2e.support import DELIVERY_LIMIT, Traffic, Trail, books, configuration, destination, drained
 from tests.fakes.process import RelayProcess
 from tests.fakes.siem import Answer, Received, Siem
 
@@ -63,7 +63,7 @@ async def test_no_promise_is_broken_by_kills_at_random_moments(tmp_path: Path, s
 
 async def _some_progress(trail: Trail, rng: Random) -> None:
     """Wait for a random number of acceptances and then a random moment, which is the point here."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DELIVERY_LIMIT):
         for _ in range(rng.randint(1, 60)):
             trail.changed.clear()
             await trail.changed.wait()

@@ -10,7 +10,7 @@ from typing import Any
 
 import trustme
 
-from tests.e2e.support import FAST_RETRY, Traffic, Trail, books, configuration, drained
+from tests.e2e.support import DELIVERY_LIMIT, FAST_RETRY, Traffic, Trail, books, configuration, drained
 from tests.fakes.nginx import Nginx
 from tests.fakes.process import RelayProcess, until
 
@@ -26,7 +26,7 @@ def sink(nginx: Nginx, tls: dict[str, Any], **settings: Any) -> dict[str, Any]:
         "tls": tls,
         "batch": {"compression": "gzip", "max_events": 50},
         "retry": FAST_RETRY,
-        "timeout": "2s",
+        "timeout": "30s",
         **settings,
     }
 
@@ -34,14 +34,14 @@ def sink(nginx: Nginx, tls: dict[str, Any], **settings: Any) -> dict[str, Any]:
 async def more_than(trail: Trail, events: int) -> None:
     """Wait until so many more events were accepted."""
     goal = len(trail.owed) + events
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DELIVERY_LIMIT):
         while len(trail.owed) < goal:
             trail.changed.clear()
             await trail.changed.wait()
 
 
 async def reloaded(nginx: Nginx, times: int) -> None:
-    await until(lambda: nginx.reloads() >= times, 10, "a reload")
+    await until(lambda: nginx.reloads() >= times, DELIVERY_LIMIT, "a reload")
 
 
 async def test_reloaded_and_killed_under_load(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ async def refused(relay: RelayProcess, why: str) -> None:
         (of,) = (await relay.status())["destinations"]
         return of["state"] == "held" and why in json.dumps(of)
 
-    await until(so, 10, why)
+    await until(so, DELIVERY_LIMIT, why)
 
 
 async def test_certificates_put_right_later(tmp_path: Path) -> None:

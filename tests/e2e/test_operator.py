@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from signal import SIGHUP
 
-from tests.e2e.support import Traffic, Trail, configuration, destination, drained
+from tests.e2e.support import DELIVERY_LIMIT, Traffic, Trail, configuration, destination, drained
 from tests.fakes.process import RelayProcess, until
 from tests.fakes.siem import Siem
 
@@ -65,7 +65,7 @@ async def test_a_single_process_delivers_everything_itself(tmp_path: Path) -> No
             (siem_,) = status["destinations"]
             return bool(replica["same_configuration"]) and siem_["replica"] == replica["id"]
 
-        await until(delivers, 5, "the lease")
+        await until(delivers, DELIVERY_LIMIT, "the lease")
         series = await relay.metrics()
         assert series['relay_lease_held{destination="siem"}'] == 1
         assert series['relay_destination_state{destination="siem",state="active"}'] == 1
@@ -83,7 +83,7 @@ async def test_a_destination_is_forgotten_once_it_is_out_of_the_configuration(tm
             config["destinations"] = [destination("one", one)]
             relay.configure(config)
             relay.signal(SIGHUP)
-            await until(lambda: "relay.reloaded" in relay.log_tail(200), 5, "the reload")
+            await until(lambda: "relay.reloaded" in relay.log_tail(200), DELIVERY_LIMIT, "the reload")
             assert (await relay.command("destinations", "forget", "two", "--yes"))[0] == 0
             assert [each["name"] for each in (await relay.status())["destinations"]] == ["one"]
 

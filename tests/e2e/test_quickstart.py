@@ -18,7 +18,7 @@ _PROJECT = Path(__file__).parents[2]
 
 async def _output_of(*command: str) -> str:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(DELIVERY_LIMIT):
         out, _ = await process.communicate()
     assert process.returncode == 0
     return out.decode()

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.support import Traffic, Trail, books, configuration, destination, drained
+from tests.e2e.support import DELIVERY_LIMIT, Traffic, Trail, books, configuration, destination, drained
 from tests.fakes.process import RelayProcess, until
 from tests.fakes.siem import Siem
 
@@ -141,9 +141,9 @@ async def test_a_slow_range_keeps_its_rate(tmp_path: Path) -> None:
                 await trail.post(relay, _EVENTS)
             await drained(relay, "siem")
             asked = {"destination": "siem", "from": "2020-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"}
-            await _ask(relay, "replays", {**asked, "rate": 40})
+            await _ask(relay, "replays", {**asked, "rate": 5})
             live = await trail.post(relay, 7)
-            await until(lambda: set(live) <= set(siem.lines()), 5, "the live batch")
+            await until(lambda: set(live) <= set(siem.lines()), DELIVERY_LIMIT, "the live batch")
             status = await relay.status()
             assert status["destinations"][0]["readers"][0]["backlog"] > 0
             await drained(relay, "siem")

@@ -10,7 +10,15 @@ import orjson
 
 from relay.config.queue import SqliteQueueConfig
 from relay.queue.sqlite import SqliteQueue
-from tests.e2e.support import AUTHORIZATION, SOURCE, body_of, configuration, destination, drained
+from tests.e2e.support import (
+    AUTHORIZATION,
+    DELIVERY_LIMIT,
+    SOURCE,
+    body_of,
+    configuration,
+    destination,
+    drained,
+)
 from tests.fakes.chunks import sample
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import batch, cef, restamped
@@ -105,4 +113,4 @@ async def _reload(relay: RelayProcess, config: dict[str, object], times: int) ->
     def reloaded() -> bool:
         return [each["event"] for each in relay.log_records()].count("relay.reloaded") >= times
 
-    await until(reloaded, 5, "the reload")
+    await until(reloaded, DELIVERY_LIMIT, "the reload")

@@ -6,7 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from tests.contract.destinations.test_syslog_daemons import all_written
-from tests.e2e.support import FAST_RETRY, Traffic, Trail, configuration, drained, give_up
+from tests.e2e.support import (
+    DELIVERY_LIMIT,
+    FAST_RETRY,
+    Traffic,
+    Trail,
+    configuration,
+    drained,
+    give_up,
+)
 from tests.fakes.process import RelayProcess, until
 from tests.fakes.syslog_daemons import Rsyslog
 
@@ -30,7 +38,9 @@ async def test_rsyslog_killed_under_load(tmp_path: Path) -> None:
         async with RelayProcess(configuration(tmp_path, [siem]), tmp_path) as relay:
             async with trail.flowing(relay):
                 for kill in range(2):
-                    await until(partial(lambda n: len(trail.owed) >= n, 1000 * (kill + 1)), 15, "traffic")
+                    await until(
+                        partial(lambda n: len(trail.owed) >= n, 1000 * (kill + 1)), DELIVERY_LIMIT, "traffic"
+                    )
                     await daemon.kill()
                     await daemon.start()
             await drained(relay, "siem")

@@ -8,6 +8,7 @@ from typing import Self
 
 from aiohttp import web
 
+from tests.fakes.process import free_port
 from tests.fakes.signing import TEST, Signer, jwks
 
 PATH = "/v2/audit-log-webhook/jwks.json"
@@ -26,7 +27,7 @@ class KeyServer:
         self.release = asyncio.Event()  # lets those go that hang
         self.arrived = asyncio.Event()
         self._runner: web.ServerRunner | None = None
-        self.port = 0
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -40,7 +41,6 @@ class KeyServer:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         """From now on connections are refused; `start` has the same port again."""

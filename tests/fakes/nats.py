@@ -41,6 +41,8 @@ __all__ = ["NatsCluster", "NatsServer", "TcpProxy"]
 BINARY = Path(sys.executable).with_name("nats-server")
 START_LIMIT = 40.0  # seconds until a server takes connections, or a cluster has a leader
 STOP_LIMIT = 40.0  # seconds until a server is gone
+_ANSWER_LIMIT = 30  # seconds a server may take to answer
+_LOOK_LIMIT = 1.0  # seconds after which one that does not answer is passed over, and looked at again later
 _PR_SET_PDEATHSIG = 1
 
 
@@ -188,19 +190,21 @@ class NatsServer:
 
         Refusals are returned as they are. *credentials* are options of `nats.connect`.
         """
-        client = await nats.connect(self.url, allow_reconnect=False, connect_timeout=5, **credentials)
+        client = await nats.connect(
+            self.url, allow_reconnect=False, connect_timeout=_ANSWER_LIMIT, **credentials
+        )
         try:
             payload = json.dumps(body).encode() if body is not None else b""
-            answer = await client.request(f"$JS.API.{subject}", payload, timeout=5)
+            answer = await client.request(f"$JS.API.{subject}", payload, timeout=_ANSWER_LIMIT)
             found: dict[str, Any] = json.loads(answer.data)
             return found
         finally:
             await client.close()
 
-    async def monitor(self, path: str) -> dict[str, Any]:
+    async def monitor(self, path: str, *, within: float = _ANSWER_LIMIT) -> dict[str, Any]:
         """What its monitoring endpoint says, e.g. `jsz?config=true`. A paused server is a `TimeoutError`."""
         url = f"{self.monitoring_url}/{path}"
-        async with asyncio.timeout(1), aiohttp.ClientSession() as session, session.get(url) as answer:
+        async with asyncio.timeout(within), aiohttp.ClientSession() as session, session.get(url) as answer:
             found: dict[str, Any] = await answer.json()
             return found
 
@@ -311,7 +315,7 @@ class NatsCluster:
             running = [server for server in self.servers if server.running]
             for server in running:
                 with suppress(aiohttp.ClientError, TimeoutError):
-                    meta = (await server.monitor("jsz")).get("meta_cluster", {})
+                    meta = (await server.monitor("jsz", within=_LOOK_LIMIT)).get("meta_cluster", {})
                     peers = meta.get("replicas", ())
                     # A leader elected a moment ago may still take a server for gone that it has heard of.
                     current = [each for each in peers if each.get("current") and not each.get("offline")]
@@ -357,7 +361,7 @@ class NatsCluster:
         found = {}
         for server in self.servers:
             with suppress(aiohttp.ClientError, TimeoutError):
-                said = await server.monitor("jsz?accounts=true&streams=true&config=true")
+                said = await server.monitor("jsz?accounts=true&streams=true&config=true", within=_LOOK_LIMIT)
                 for account in said.get("account_details", ()):
                     for each in account.get("stream_detail", ()):
                         if each["name"] == stream:

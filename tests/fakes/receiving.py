@@ -25,7 +25,7 @@ from obstore.store import S3Store
 
 from relay.destinations.registry import DESTINATIONS
 from tests.fakes import google_key
-from tests.fakes.process import free_port
+from tests.fakes.process import START_LIMIT, free_port
 
 # Those need more of their vendor than a loopback address: their tests speak to scripted servers.
 ELSEWHERE = {"gcs", "azure_blob"}
@@ -126,7 +126,7 @@ async def vendors(folder: Path) -> AsyncIterator[Vendors]:
         async with aiohttp.ClientSession() as session, session.put(f"{endpoint}/audit") as made:
             assert made.status == 200
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(START_LIMIT):
             assert json.loads(await process.stdout.readline())["port"] == port
         yield Vendors(folder, port, syslog_port, endpoint)
     finally:

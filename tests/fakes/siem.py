@@ -24,6 +24,8 @@ from typing import Self
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from tests.fakes.process import free_port
+
 TIME_LIMIT = 30.0  # seconds any wait may take before the test fails
 
 
@@ -94,13 +96,13 @@ class Siem:
     ) -> None:
         await self.close()
 
-    async def start(self, port: int = 0) -> None:
+    async def start(self, port: int | None = None) -> None:
         """Listen; with *port* on the one a test freed before, to come back from the dead."""
         self._closing.clear()
         self._server = _Server(self._handle, self._disconnect)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=0.1)
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=self._tls)
+        self._site = web.TCPSite(self._runner, "127.0.0.1", port or free_port(), ssl_context=self._tls)
         await self._site.start()
         self.port = self._runner.addresses[0][1]
 

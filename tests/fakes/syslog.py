@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self, cast
 
+from tests.fakes.process import free_port
+
 TIME_LIMIT = 30.0  # seconds a test waits for what must come
 
 Framing = Literal["lf", "octet_counting"]
@@ -110,7 +112,7 @@ class SyslogServer:
     def __init__(
         self, framing: Framing = "lf", *, tls: ssl.SSLContext | None = None, manners: Manners | None = None
     ) -> None:
-        self.port = 0
+        self.port = free_port()
         self.lines: list[Line] = []
         self.next: deque[Manners] = deque()  # for the connections to come; then well-behaved ones
         self._manners = manners or Manners()
@@ -136,7 +138,6 @@ class SyslogServer:
         self._server = await asyncio.start_server(
             self._serve, "127.0.0.1", self.port, ssl=self._tls, limit=4096
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Stop listening and reset every connection."""

@@ -138,7 +138,7 @@ def test_images_of_others_are_exact_versions() -> None:
 
 def test_the_servers_are_of_the_version_the_tests_run_with() -> None:
     """What was not tested together is not shipped together."""
-    version = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True, timeout=10)
+    version = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True, timeout=60)
 
     assert SERVICES["nats-1"]["image"] == f"nats:{version.stdout.split('v')[-1].strip()}-alpine"
 
@@ -161,7 +161,7 @@ def test_nats_accepts_the_configuration() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
 

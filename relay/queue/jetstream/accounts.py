@@ -176,11 +176,14 @@ class Accounts:
                     del self._known[name]
                     self._changed(name)
 
-    def forget_after(self, revision: int) -> None:
-        """The bucket ends with this revision: what is known of later ones was lost, and is seen anew."""
-        for name, known in list(self._known.items()):
-            if known.revision > revision:
-                self._forget(name)
+    def forget_all(self) -> None:
+        """The bucket has lost changes: everything is seen anew.
+
+        Which accounts that concerns cannot be told by their revisions. Other replicas may have written since,
+        and the numbers of what was lost were given once more.
+        """
+        for name in self:
+            self._forget(name)
 
     def _forget(self, name: str) -> None:
         """Whoever holds it has counted on what is not stored any more, so it has to lose the lease."""

@@ -182,7 +182,7 @@ class JetStreamQueue:
             },
             log=log,
             changed=self._leases.wake,
-            lost=self._accounts.forget_after,
+            lost=self._accounts.forget_all,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False

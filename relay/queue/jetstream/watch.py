@@ -33,7 +33,7 @@ class Watch:
         *,
         log: Logger,
         changed: Callable[[], None],
-        lost: Callable[[int], None],
+        lost: Callable[[], None],
     ) -> None:
         self.complete = asyncio.Event()  # everything that was there has been handed out
         self._link = link
@@ -41,7 +41,7 @@ class Watch:
         self._owners = owners
         self._log = log
         self._changed = changed  # called when some were handed out
-        self._lost = lost  # called with the bucket's last revision where it is earlier than what was seen
+        self._lost = lost  # called where the bucket ends with an earlier revision than what was seen
         self._revision = 0
         self.trouble: str | None = None  # why the bucket cannot be watched
 
@@ -72,7 +72,7 @@ class Watch:
         last = (await self._link.api(f"STREAM.INFO.{self._bucket.stream}"))["state"]["last_seq"]
         if last < self._revision:
             self._log.error("queue.lost_changes", changes=self._revision - last)
-            self._lost(last)
+            self._lost()
             self._revision = 0
 
     def _hand_out(self, entry: Entry) -> None:

@@ -318,7 +318,7 @@ async def test_a_replay_is_watched_to_its_end(command: Command, admin: Admined) 
     watching = asyncio.create_task(
         command("replay", "--destination", "sumo", "--from", "2026-01-01T00:00:00Z", "--to", "2027-01-01")
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(admin.queue.readers("sumo")) == 1:
             mark = await admin.queue.append_wait(mark)
         reader = admin.queue.readers("sumo")[1]

@@ -70,7 +70,7 @@ async def test_nobody_listens_and_then_somebody_does(rig: Rig, siem: Siem) -> No
 async def test_siem_hangs(rig: Rig, siem: Siem) -> None:
     """A request without an answer ends with its time-out and is sent again."""
     siem.hang(times=1)
-    await rig.start(url=siem.url, timeout="200ms")
+    await rig.start(url=siem.url, timeout="2s")
     await rig.append(10)
     assert await rig.waits(1) == [1]
     await rig.drained()

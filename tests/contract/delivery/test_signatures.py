@@ -202,7 +202,7 @@ async def test_the_next_events_are_checked_while_a_request_is_in_the_air(rig: Ri
     await rig.start(url=siem.url, batch={"max_events": 10}, start_from="earliest")
     await siem.received(1)
 
-    assert await asyncio.to_thread(watched.used.wait, 10)
+    assert await asyncio.to_thread(watched.used.wait, TIME_LIMIT)
     async with asyncio.timeout(TIME_LIMIT):
         while await counted(rig) != {"verified": 20}:  # told by the thread before the event loop has it
             await rig.queue.ping()
@@ -225,7 +225,7 @@ async def test_what_was_read_ahead_comes_after_what_is_sent_again(rig: Rig, siem
     batch, severe_only = {"max_events": 9}, {"min_severity": 6}
     await rig.start(url=siem.url, start_from="earliest", batch=batch, filter=severe_only)
     await siem.received(1)
-    assert await asyncio.to_thread(watched.used.wait, 10)
+    assert await asyncio.to_thread(watched.used.wait, TIME_LIMIT)
     refusal.set()
     await rig.waits(1)
     await rig.until(lambda: rig.books().backlog == 0)

@@ -181,7 +181,7 @@ async def test_silence(config_of: Callable[..., DestinationConfig], caplog: pyte
     caplog.set_level(logging.DEBUG)
     async with Siem() as siem:
         siem.then(Answer(hang=True))
-        config = config_of(siem.base, timeout=0.2)
+        config = config_of(siem.base, timeout=1)
         async with opened(config) as destination:
             said: list[object] = [await destination.send(CHUNK), destination]
     async with opened(config) as destination:

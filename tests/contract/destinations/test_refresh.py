@@ -105,7 +105,7 @@ async def test_no_token_no_events(kind: Kind) -> None:
         tokens.answer(429, headers={"Retry-After": "30"}).answer(503).hang()
         tokens.answer(400, body='{"error":"invalid_client"}').answer(200, body="<html>").answer(400)
         tokens.then(200, body=token_answer("good"))
-        async with opened(kind.config(siem, timeout=0.2, **settings(tokens))) as destination:
+        async with opened(kind.config(siem, timeout=1, **settings(tokens))) as destination:
             outcomes = [await destination.send(CHUNK) for _ in range(6)]
             assert siem.requests == []
             last = await destination.send(CHUNK)

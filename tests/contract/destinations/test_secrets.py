@@ -46,7 +46,7 @@ async def test_no_answer(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
     said = []
     async with Siem() as siem:
         siem.reset().hang().reset(cut_after=3)
-        config = kind.config(siem, timeout=0.2)
+        config = kind.config(siem, timeout=1)
         async with opened(config) as destination:
             said += [await destination.send(CHUNK) for _ in range(3)]
     async with opened(config) as destination:

@@ -32,7 +32,7 @@ from relay.queue.jetstream.members import BEAT_SECONDS
 from relay.queue.jetstream.queue import JetStreamQueue
 from relay.queue.jetstream.record import Account
 from relay.queue.jetstream.record import load as load_account
-from tests.contract.jetstream.hearing import all_heard
+from tests.contract.jetstream.replicas import came_back
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW
 from tests.fakes.nats import NatsServer, TcpProxy
@@ -191,9 +191,8 @@ class Relays:
         await until(looked, LIMIT, what)
 
     async def _all_heard(self) -> bool:
-        return await all_heard(
-            [relay.queue._members for relay in self.alive() if relay.connected], self.clock
-        )
+        connected = [relay.queue._members for relay in self.alive() if relay.connected]
+        return all([await came_back(members, self.clock) for members in connected])
 
     async def settled(self) -> None:
         """A quiet moment: progress is stored, and everybody has heard of it."""

@@ -76,7 +76,7 @@ class Site:
 
     async def watch(self, **owners: Callable[[Entry], None]) -> None:
         """Returns when everything that is there was seen."""
-        watch = Watch(self.link, self.bucket, owners, log=self.log, changed=_nothing, lost=_nothing_lost)
+        watch = Watch(self.link, self.bucket, owners, log=self.log, changed=_nothing, lost=_nothing)
         self.run(watch.run())
         async with asyncio.timeout(LIMIT):
             await watch.complete.wait()
@@ -100,9 +100,6 @@ class Site:
     async def come_back(self) -> None:
         await self.proxy.start()
         await until(lambda: self.client.is_connected, LIMIT, "connecting again")
-
-
-def _nothing_lost(_: int) -> None: ...
 
 
 def _nothing() -> None: ...

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import nats
+import pytest
 from nats.aio.msg import Msg
 
+from relay.queue.jetstream import link
 from relay.queue.jetstream.client import Client
 from relay.queue.jetstream.link import Link, Outgoing
 from tests.fakes.nats import NatsServer
@@ -23,11 +25,11 @@ async def linked(server: NatsServer, subject: str, responder: Responder) -> Asyn
     await other.flush()
     client = Client(encrypted=False, identity=None)
     await client.connect(server.url, allow_reconnect=False)
-    link = await Link.open(client, api_prefix="test.api")
+    opened = await Link.open(client, api_prefix="test.api")
     try:
-        yield link
+        yield opened
     finally:
-        await link.close()
+        await opened.close()
         await other.close()
 
 
@@ -40,15 +42,18 @@ async def test_a_lost_question_is_asked_again(nats_server: NatsServer) -> None:
         if len(asked) > 1:
             await message.respond(b'{"found":1}')
 
-    async with linked(nats_server, "test.api.>", answer) as link:
-        found = await link.api("STREAM.INFO.orders", {"page": 1})
+    async with linked(nats_server, "test.api.>", answer) as asking:
+        found = await asking.api("STREAM.INFO.orders", {"page": 1})
 
     assert found == {"found": 1}
     assert asked == [b'{"page":1}'] * 2
 
 
-async def test_a_batch_is_offered_under_a_new_name_until_there_is_a_leader(nats_server: NatsServer) -> None:
+async def test_a_batch_is_offered_under_a_new_name_until_there_is_a_leader(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However long an election takes: a name is never used twice and never longer than servers take."""
+    monkeypatch.setattr(link, "_ANSWER_SECONDS", 60.0)  # forty attempts, with a pause after each
     names: list[str] = []
 
     async def answer(message: Msg) -> None:
@@ -65,8 +70,8 @@ async def test_a_batch_is_offered_under_a_new_name_until_there_is_a_leader(nats_
             await message.respond(b'{"stream":"orders","seq":7,"batch":"x","count":2}')
 
     messages = [Outgoing("test.orders", b"one", {}), Outgoing("test.orders", b"two", {})]
-    async with linked(nats_server, "test.orders", answer) as link:
-        ack = await link.publish_together(messages)
+    async with linked(nats_server, "test.orders", answer) as offering:
+        ack = await offering.publish_together(messages)
 
     assert ack.seq == 7
     assert len(set(names)) == len(names) == 40

@@ -344,15 +344,16 @@ async def test_a_lost_acknowledgement_books_nothing_twice(
     desk: Desk, desks: Desks, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
     """The commit was stored, its answer never came: the next attempt finds that out."""
-    monkeypatch.setattr(link, "_ANSWER_SECONDS", 0.5)
     await desk.bury("siem", 1, 2)
     await desk.letters.redrive(EVERYTHING)
     reader = desk.reader("siem")
     pieces = [piece for piece, _ in await reader.read(10)]
     desk.wire.swallow_commit = True
     refusals = [refusal(pieces[1])] if refused else []
-    settling = asyncio.ensure_future(reader.settle(settlement(pieces, refused=refusals)))
-    assert await desks.clock.next_wake() == 1.0
+    with monkeypatch.context() as impatient:  # the first attempt alone is to end soon
+        impatient.setattr(link, "_ANSWER_SECONDS", 1.0)
+        settling = asyncio.ensure_future(reader.settle(settlement(pieces, refused=refusals)))
+        assert await desks.clock.next_wake() == 1.0
     before = desk.books("siem")
 
     desk.wire.heal()

@@ -39,7 +39,7 @@ async def test_a_start_ends_with_the_missing_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: str
 ) -> None:
     """Not with something that follows from it, such as a leader nobody has."""
-    monkeypatch.setattr(queue, "_READY_SECONDS", 2.0)
+    monkeypatch.setattr(queue, "_READY_SECONDS", 5.0)
     async with NatsServer(tmp_path, settings=settings(subject)) as server:
         relays = Relays(server, "audit", user="relay", password="p")
         with pytest.raises(QueueError) as raised:

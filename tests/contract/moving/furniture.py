@@ -111,7 +111,7 @@ async def _bury(reader: Reader, reasons: dict[int, Reason]) -> None:
 
 async def purged(queue: Queue, clock: FakeClock) -> None:
     """Wait until upkeep has deleted what is too old."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while queue.stats().events or queue.stats().batches:
             await clock.advance(1.0)
             await queue.flush()

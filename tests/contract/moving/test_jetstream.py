@@ -250,7 +250,7 @@ async def test_a_relay_that_gives_a_sign_of_life_is_one(
 
 
 async def until_there(bucket: Bucket) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await bucket.get("replica.late") is None:
             pass
 

@@ -163,7 +163,7 @@ async def test_what_the_relay_pulled_is_told_from_what_was_sent(
 
 async def given_back(queue: Queue, clock: FakeClock) -> None:
     """Wait until upkeep, which wakes up every second and works in its own thread, has deleted every batch."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while [each async for each in queue.received(0, NOW * 2)]:
             await clock.advance(30)
             await queue.ping()

@@ -15,7 +15,7 @@ from tests.contract.queue.conftest import Opener
 from tests.fakes.clock import FakeClock
 from tests.fakes.events import NOW, batch, lines
 
-LIMIT = 10.0
+LIMIT = 60.0
 
 
 async def stored_gap(queue: Queue, clock: FakeClock) -> Gap:

@@ -288,7 +288,7 @@ async def test_waiting_for_appends_wakes_up(queue: Queue) -> None:
 
     await queue.append([batch(lines(1))])
 
-    assert mark < await asyncio.wait_for(waiting, 5)
+    assert mark < await asyncio.wait_for(waiting, 30)
 
 
 async def test_dead_letters_are_kept_with_what_was_said(queue: Queue, reopen: Opener) -> None:

@@ -60,7 +60,7 @@ async def test_a_full_queue_resumes_by_itself(reopen: Opener, clock: FakeClock) 
     accepted = await fill(queue, clock)
     await deliver_all(reader)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await fill(queue, clock, first=accepted, most=1) == 0:
             await clock.advance(1.5)
             await queue.set_hold("siem", None)

@@ -33,7 +33,7 @@ class Commands:
             "token": TOKEN,
             "source": "konnect-us",
             "url": URL,
-            "timeout": "5s",
+            "timeout": "30s",
             "regional_url": konnect.url(),
             "global_url": konnect.url("global"),
         }

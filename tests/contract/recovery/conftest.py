@@ -61,7 +61,9 @@ def command(
     return Commands(konnect, tmp_path, capsys)
 
 
-def client(konnect: FakeKonnect, clock: FakeClock, *, token: str = TOKEN, timeout: float = 5.0) -> KonnectApi:
+def client(
+    konnect: FakeKonnect, clock: FakeClock, *, token: str = TOKEN, timeout: float = 30.0
+) -> KonnectApi:
     """A client of the fake's first region, not opened yet."""
     hosts = Hosts(konnect.url(), konnect.url("global"))
     return KonnectApi(hosts, Secret(token), clock=clock, timeout=timeout)

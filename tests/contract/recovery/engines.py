@@ -17,7 +17,7 @@ from relay.clock import Clock
 from relay.errors import QueueError
 from relay.queue.base import Queue
 from relay.queue.jetstream.queue import JetStreamQueue
-from tests.contract.jetstream.hearing import all_heard
+from tests.contract.jetstream.replicas import came_back
 from tests.fakes.nats import NatsServer
 from tests.fakes.proxy import TcpProxy
 
@@ -101,7 +101,7 @@ class JetStreamEngine:
         """Wait for the last heartbeat to come back, and with it all that was stored before it."""
         assert isinstance(queue, JetStreamQueue)
         while True:
-            if not queue._link.client.is_connected or await all_heard([queue._members], clock):
+            if not queue._link.client.is_connected or await came_back(queue._members, clock):
                 return
             await asyncio.sleep(_TURN)
 

@@ -143,7 +143,7 @@ async def test_a_call_that_hangs_holds_up_no_other(
     maker = Maker()
     konnect.sender.restamps = False
     running = Running(tmp_path, clock, konnect, siem)
-    running.config["recovery"]["konnect"]["timeout"] = "0.2s"
+    running.config["recovery"]["konnect"]["timeout"] = "1s"
     async with running:
         bind(running)
         konnect.faults.add(Fault("PUT", JOB, hang=True, times=-1))

@@ -20,7 +20,7 @@ from relay.clock import SystemClock
 from tests.contract.recovery.commands import Commands
 from tests.fakes.konnect import PORTAL, FakeKonnect, Fault, Maker, Place
 from tests.fakes.process import RelayProcess, free_port, until
-from tests.fakes.siem import Siem
+from tests.fakes.siem import TIME_LIMIT, Siem
 
 NOW = 1_795_000_000.0
 DAY = 86_400.0
@@ -225,8 +225,7 @@ async def test_a_span_is_sent_again(
         assert document["portal"] == portal
         assert document["lost_until"] is None
         assert (document["not_replayed"], document["pulls"]) == (None, [])
-        async with asyncio.timeout(10):
-            assert len(await receiver.received_lines(5)) == 5
+        assert len(await receiver.received_lines(5)) == 5
 
 
 async def test_the_relays_own_job_is_waited_for(
@@ -276,7 +275,7 @@ async def test_what_cannot_be_replayed_is_pulled_by_the_relay(
     async with relay:
         document = await command.document("recover", "--from", "-1h", *options)
         code, out, err = await command("recover", "--from", "-1h", "--by", "pull")
-        await until(lambda: len(pulled_lines(tmp_path)) == 5, 10, "the pulled events")
+        await until(lambda: len(pulled_lines(tmp_path)) == 5, TIME_LIMIT, "the pulled events")
 
     assert document["jobs"] == []
     (pull,) = document["pulls"]

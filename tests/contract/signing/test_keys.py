@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -40,7 +39,7 @@ class Bench:
             "eu",
             SecretUrl.parse(origin) if isinstance(origin, str) else origin,
             cache=cache,
-            fetch=partial(fetch.fetch, timeout=0.2),
+            fetch=fetch.fetch,
             clock=self.clock,
             log=logs.configure("info", stream=self.said),
         )

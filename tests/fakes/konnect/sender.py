@@ -26,7 +26,7 @@ from tests.fakes.konnect.writing import LogFormat, body
 
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds
 RETRIED = frozenset({429, 500})
-_ANSWER_LIMIT = 10.0  # real seconds Konnect is imagined to wait for an answer, where a test says nothing else
+_ANSWER_LIMIT = 40.0  # real seconds Konnect is imagined to wait for an answer, where a test says nothing else
 
 
 @dataclass(slots=True)

@@ -260,7 +260,7 @@ async def test_two_processes_share_one_file(open_queue: Opener) -> None:
     mark = await outgoing.append_wait(0)
     await intake.append([batch(lines(4))])
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not reader.unread():
             clock = outgoing._clock
             assert isinstance(clock, FakeClock)
