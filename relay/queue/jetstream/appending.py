@@ -8,14 +8,15 @@ Owns this order and nothing else. Answers nobody before the acknowledgement.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from relay.clock import Clock
 from relay.errors import QueueFull
 from relay.model import Batch, Receipt
 from relay.queue.base import Observer
-from relay.queue.jetstream.by_sequence import Message, get
+from relay.queue.jetstream.by_sequence import Message, first_sequence, get
 from relay.queue.jetstream.deduplicate import Admission, Deduplicator
-from relay.queue.jetstream.link import DUPLICATE_IN_BATCH, ApiError, Link, Outgoing
+from relay.queue.jetstream.link import DUPLICATE_IN_BATCH, MESSAGE_ID, ApiError, Link, Outgoing
 from relay.queue.jetstream.log import Log
 from relay.queue.jetstream.message import decode
 from relay.queue.jetstream.space import Space
@@ -64,13 +65,12 @@ class Appending:
     async def _publish(self, admission: Admission) -> tuple[list[Outgoing], int]:
         """What was stored in the end, and the sequence of the last message."""
         messages = admission.messages(self._stream)
-        before = self._log.head
         try:
             if len(messages) > 1:
                 return messages, (await self._link.publish_together(messages)).seq
-            ack = await self._link.publish(messages[0])
-            if not ack.duplicate or await self._ours(ack.seq, before):
-                return messages, ack.seq
+            stored = await self._publish_one(messages[0])
+            if stored is not None:
+                return stored
         except ApiError as error:
             if error.err_code != DUPLICATE_IN_BATCH:
                 raise
@@ -79,12 +79,25 @@ class Appending:
         (marker,) = admission.messages(self._stream)
         return [marker], (await self._link.publish(marker)).seq
 
-    async def _ours(self, seq: int, before: int) -> bool:
-        """Whether the duplicate the server saw is this very message, sent twice for want of an answer."""
-        if seq <= before:
-            return False
-        found = await get(self._link, self._stream, seq)
-        return found is not None and decode(found).replica == self._replica
+    async def _publish_one(self, message: Outgoing) -> tuple[list[Outgoing], int] | None:
+        """As `_publish`; None where the server knows the message from another request.
+
+        Its word alone is not enough. It remembers ids of messages that are gone, and a leader that was cut
+        off may remember some that no quorum stored: the events would be nowhere, and nobody would send them
+        again. So the original is looked at, and where it is missing this one is stored under another id.
+        """
+        before = self._log.head
+        while (ack := await self._link.publish(message)).duplicate:
+            original = await get(self._link, self._stream, ack.seq)
+            if original is not None and original.headers.get(MESSAGE_ID) == message.headers[MESSAGE_ID]:
+                if ack.seq > before and decode(original).replica == self._replica:
+                    break  # this very message, sent twice for want of an answer
+                return None
+            if original is None and ack.seq < await first_sequence(self._link, self._stream):
+                return None  # whoever was owed it has it
+            other = f"{message.headers[MESSAGE_ID]}-{ack.seq}"
+            message = replace(message, headers={**message.headers, MESSAGE_ID: other})
+        return [message], ack.seq
 
     def _enter(self, admission: Admission, messages: Sequence[Outgoing], last: int) -> None:
         bodies = [part.batch.body for part in admission.parts] or [b""]

@@ -47,6 +47,12 @@ async def get_next(link: Link, stream: str, seq: int, subject: str = ">") -> Mes
     return await _stored(link, stream, {"seq": seq, "next_by_subj": subject})
 
 
+async def first_sequence(link: Link, stream: str) -> int:
+    """The stream's first sequence, as its leader has it; what lay before was purged. Raises `QueueError`."""
+    first: int = (await link.api(f"STREAM.INFO.{stream}"))["state"]["first_seq"]
+    return first
+
+
 async def last_sequence(link: Link, stream: str, *, known: int) -> int:
     """The stream's last sequence, as its leader has it. Raises `QueueError`.
 

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from relay.errors import QueueError
-from relay.model import Reason
+from relay.model import Reason, Receipt
 from relay.queue.base import DeadLetterFilter
 from relay.queue.jetstream import by_sequence, fetch, log, tape
 from relay.queue.jetstream.link import Outgoing
@@ -144,6 +144,20 @@ async def test_deleted_messages_are_booked(relays: Relays, gone: list[int], befo
     later = await accept(two, first=100)
     await relays.followed()
     assert joined(later) == await deliver_all(reader)
+
+
+@pytest.mark.parametrize("by", [0, 1])
+async def test_a_retry_of_a_request_that_is_gone_is_stored(relays: Relays, by: int) -> None:
+    """The server remembers its message id for two minutes longer, and calls the retry a duplicate."""
+    replicas = await relays.add("one", "two")
+    reader = await replicas[0].take()
+    sent = await accept(replicas[0], 3)
+    await relays.server.api(f"STREAM.MSG.DELETE.{relays.prefix}", {"seq": 2})
+
+    assert await replicas[by].queue.append([batch(sent[1])]) == Receipt(SIZE, 0)
+    assert await replicas[by].queue.append([batch(sent[1])]) == Receipt(0, SIZE)
+    await relays.followed()
+    assert joined([sent[0], sent[2], sent[1]]) == await deliver_all(reader)
 
 
 async def test_a_reader_in_the_middle_of_a_deleted_batch(relays: Relays) -> None:
