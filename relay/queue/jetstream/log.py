@@ -11,6 +11,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -118,7 +119,7 @@ class Log:
                 if step.meta is not None:
                     self.ledger.fold(step.meta)
         self.ledger.number = max([self.ledger.number, *[mark.number for mark in marks]])
-        await self._prove(last)
+        await self._prove(last, self.ledger)
         self._lose(furthest.seq - 1, last)
 
     async def _meet_stream(self) -> None:
@@ -129,28 +130,32 @@ class Log:
         if last >= known:
             self.head = max(self.head, self.ledger.seq)
             return
-        for seq in sorted(self._own):
-            self._fold_own(seq)  # accepted all the same
+        counted = deepcopy(self.ledger)
+        for seq in sorted(self._own):  # accepted all the same
+            counted.fold(self._own[seq].meta)
         if last == ends:
-            await self._prove(last)
+            await self._prove(last, counted)
         else:  # others have said so already; what they counted may be less
             self._claiming = True
+        # Not before: where nothing was lost, what others accepted in between is still to be counted.
+        for seq in sorted(self._own):
+            self._fold_own(seq)
         self._lose(known, last)
         self.head = self.ledger.seq
 
-    async def _prove(self, last: int) -> None:
-        """Have a quorum confirm that the stream ends with *last*, and note how far we had counted.
+    async def _prove(self, last: int, counted: Ledger) -> None:
+        """Have a quorum confirm that the stream ends with *last*, and note how far we had *counted*.
 
         A server that was the leader until a moment ago would tell us the same of a stream that goes on.
         Raises `QueueError` where that is not so.
         """
-        at = max([totals.last_received for totals in self.ledger.sources.values()], default=0.0)
-        await self._link.publish(encode_loss(self._stream, at, self.ledger.number, last))
+        at = max([totals.last_received for totals in counted.sources.values()], default=0.0)
+        await self._link.publish(encode_loss(self._stream, at, counted.number, last))
 
     async def _claim(self) -> None:
         """Other replicas counted less than we did before the loss: tell them where the log ends now."""
         with suppress(ApiError):  # it went on meanwhile; there is a next time
-            await self._prove(self.ledger.seq)
+            await self._prove(self.ledger.seq, self.ledger)
             self._claiming = False
 
     async def _agreed(self, last: int) -> int:

@@ -15,7 +15,7 @@ from relay.errors import QueueError
 from relay.model import Reason, Receipt
 from relay.queue.base import DeadLetterFilter
 from relay.queue.jetstream import by_sequence, fetch, log, tape
-from relay.queue.jetstream.link import Outgoing
+from relay.queue.jetstream.link import Link, Outgoing
 from relay.queue.jetstream.record import VERSION, LeaseLost, dump
 from tests.contract.jetstream.relays import LIMIT, Relay, Relays, deliver_all, fate, read_all
 from tests.fakes.events import NOW, batch, lines
@@ -144,6 +144,46 @@ async def test_deleted_messages_are_booked(relays: Relays, gone: list[int], befo
     later = await accept(two, first=100)
     await relays.followed()
     assert joined(later) == await deliver_all(reader)
+
+
+async def test_what_others_accepted_is_counted_after_a_false_alarm(
+    relays: Relays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader of yesterday tells of a shorter stream, just when our own acknowledgements came first.
+
+    It cannot prove it, so nothing is given away, and what lies between is still to be followed.
+    """
+    one, two = await relays.add("one", "two")
+    await accept(one)
+    await relays.followed()
+    before = await relays.last_seq()
+    true_last_sequence = by_sequence.last_sequence
+
+    async def behind(*_: object) -> int:
+        await accept(one, first=100)
+        await accept(two, first=200)
+        raise QueueError("nobody answers")
+
+    async def stale(*_: object) -> int:
+        return before
+
+    said = [behind, stale]
+
+    async def last_sequence(link: Link, stream: str, *, known: int) -> int:
+        if link is two.queue._link and said:
+            return await said.pop(0)(link, stream)
+        return await true_last_sequence(link, stream, known=known)
+
+    monkeypatch.setattr(log, "last_sequence", last_sequence)
+    found = await relays.server.api(f"CONSUMER.NAMES.{relays.prefix}")
+    for name in found["consumers"]:
+        await relays.server.api(f"CONSUMER.DELETE.{relays.prefix}.{name}")
+    await until(lambda: not said, LIMIT, "the false alarm")
+    await relays.followed()
+
+    assert sum(two.queue.accepted().values()) == 3 * SIZE
+    assert two.queue.accepted() == one.queue.accepted()
+    assert not two.logged("queue.lost_batches")
 
 
 @pytest.mark.parametrize("by", [0, 1])
