@@ -39,13 +39,14 @@ from relay.queue.jetstream.letters import PREFIX as LETTERS
 from relay.queue.jetstream.letters import change_of, range_change
 from relay.queue.jetstream.link import WRONG_LAST_SEQUENCE, ApiError, Link, Outgoing
 from relay.queue.jetstream.message import encode_hole, token
-from relay.queue.jetstream.moving_log import encoded, steps
+from relay.queue.jetstream.moving_log import encoded
 from relay.queue.jetstream.moving_out import Contents
 from relay.queue.jetstream.pieces import HEADERS, MOST_ALONE, MOST_LINES
 from relay.queue.jetstream.record import Account, LetterRule, Mark, ReaderRecord
 from relay.queue.jetstream.remembered import PREFIX as SEEN
 from relay.queue.jetstream.remembered import Remembered as Gone
 from relay.queue.jetstream.remembered import remember
+from relay.queue.jetstream.walk import walk
 from relay.queue.moving import Begun
 
 _EXPECTED_LAST: Final = "Nats-Expected-Last-Sequence"
@@ -82,7 +83,7 @@ class Furnishing:
         self._last = state["last_seq"]
         self._first = Mark(state["first_seq"] if state["messages"] else self._last + 1, inventory.first)
         self._end = inventory.first
-        async for step in steps(self._link, self._stream, self._first):
+        async for step in walk(self._link, self._stream, self._first):
             self._end = step.end.number
         await self._bucket.purge(SEEN)
         sizes = await Contents(self._link, self._stream, self._bucket).sizes()
@@ -164,7 +165,7 @@ class Furnishing:
         """Where these events are in the log. Learns the newest event times on the way."""
         wanted = sorted(numbers, reverse=True)
         found = {}
-        async for step in steps(self._link, self._stream, self._first):
+        async for step in walk(self._link, self._stream, self._first):
             if step.meta is not None:
                 self._saw(step.meta.source, step.meta.newest)
             while wanted and wanted[-1] < step.end.number:

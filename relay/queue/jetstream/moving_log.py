@@ -21,10 +21,8 @@ from relay.queue.jetstream.by_sequence import Message, get_next, get_range
 from relay.queue.jetstream.index import to_header
 from relay.queue.jetstream.link import Link, Outgoing
 from relay.queue.jetstream.message import NotABatch, Stamp, decode, encode, intact
-from relay.queue.jetstream.pausing import pause
 from relay.queue.jetstream.pieces import Piece, cut
 from relay.queue.jetstream.record import Mark
-from relay.queue.jetstream.walk import Step, walk
 
 _PAGE: Final = 500  # messages asked for at a time; the server sends about 4 MB of them
 
@@ -84,18 +82,6 @@ async def messages_from(link: Link, stream: str, start: int) -> AsyncGenerator[M
                 break
             yield message
             start += 1
-
-
-async def steps(link: Link, stream: str, start: Mark) -> AsyncGenerator[Step, None]:
-    """As `walk`, to the end that the stream's leader knows: any server may answer, also one that lags."""
-    while True:
-        async with aclosing(walk(link, stream, start)) as found:
-            async for step in found:
-                start = step.end
-                yield step
-        if await get_next(link, stream, start.seq) is None:
-            return
-        await pause()
 
 
 def encoded(stream: str, item: MovedBatch, room: int) -> list[Outgoing]:

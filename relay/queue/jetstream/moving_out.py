@@ -38,11 +38,12 @@ from relay.queue.jetstream.letters import PREFIX as LETTERS
 from relay.queue.jetstream.letters import counted, marked, redrive_of, rules_of
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.message import name_of
-from relay.queue.jetstream.moving_log import Count, batches, steps
+from relay.queue.jetstream.moving_log import Count, batches
 from relay.queue.jetstream.record import Account, Mark, ReaderRecord
 from relay.queue.jetstream.remembered import PREFIX as SEEN
 from relay.queue.jetstream.remembered import Remembered as Gone
 from relay.queue.jetstream.remembered import recall
+from relay.queue.jetstream.walk import walk
 
 # Other queues may keep a row for each few seconds of a span. Konnect's batches span seconds; of the
 # events of a batch that spans more than this, the oldest may not be recognised any more.
@@ -63,7 +64,7 @@ class Contents:
         """Raises `QueueError`."""
         whole = await self._ledger()
         count = Count(await self._marks(whole))
-        async with aclosing(steps(self._link, self._stream, Mark(whole.seq + 1, whole.number))) as behind:
+        async with aclosing(walk(self._link, self._stream, Mark(whole.seq + 1, whole.number))) as behind:
             async for step in behind:
                 whole.number = count.corrected(whole.number, step.seq)
                 if step.meta is not None:
