@@ -18,11 +18,11 @@ from relay.konnect.times import event_time
 from relay.recovery import keys
 from relay.recovery.state import Window
 
-Key = int
+Number = int
 """The hash of a `keys.Key` without its name, within this process: millions are held in memory."""
 
 
-def keys_of(lines: Iterable[bytes], window: Window) -> list[tuple[int, Key]]:
+def keys_of(lines: Iterable[bytes], window: Window) -> list[tuple[int, Number]]:
     """The keys of those received lines that happened in *window*, and when, without pulled ones.
 
     A line that does not tell when has none: what it would be compared with tells.
@@ -38,9 +38,9 @@ def keys_of(lines: Iterable[bytes], window: Window) -> list[tuple[int, Key]]:
     return found
 
 
-def missing(lines: Sequence[bytes], received: Counter[Key]) -> list[bytes]:
+def missing(lines: Sequence[bytes], received: Counter[Number]) -> list[bytes]:
     """Those of the pulled *lines* that were not received, in their order."""
-    groups: defaultdict[Key, list[bytes]] = defaultdict(list)
+    groups: defaultdict[Number, list[bytes]] = defaultdict(list)
     numbers = []
     for line in lines:
         key = keys.of_line(line, pulled=True)

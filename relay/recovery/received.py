@@ -16,7 +16,7 @@ from contextlib import aclosing
 from typing import Final
 
 from relay.queue.base import Queue
-from relay.recovery.known import Key, keys_of
+from relay.recovery.known import Number, keys_of
 from relay.recovery.state import Window
 
 MOST: Final = 4_000_000  # keys, 32 MB
@@ -64,14 +64,14 @@ class Received:
         self._recent = {known: at for known, at in self._recent.items() if at >= read_to - _LATE}
         self._read_to = read_to
 
-    def count(self, moments: Iterable[int | None]) -> Counter[Key]:
+    def count(self, moments: Iterable[int | None]) -> Counter[Number]:
         """How often each event of the minutes around these moments came; milliseconds since the epoch."""
-        found: Counter[Key] = Counter()
+        found: Counter[Number] = Counter()
         for minute in {at // _MINUTE for at in moments if at is not None}:
             found.update(self._minutes.get(minute, ()))
         return found
 
-    def _add(self, keys: Iterable[tuple[int, Key]]) -> None:
+    def _add(self, keys: Iterable[tuple[int, Number]]) -> None:
         first = int(self.floor * 1000)
         for at, key in keys:
             if at >= first:
