@@ -13,6 +13,7 @@ from typing import Final
 from relay.errors import QueueError
 from relay.observe.logs import Log as Logger
 from relay.queue.jetstream.bucket import Bucket, Entry
+from relay.queue.jetstream.by_sequence import last_sequence
 from relay.queue.jetstream.follow import Follow
 from relay.queue.jetstream.link import Link
 from relay.queue.jetstream.pausing import pause
@@ -69,7 +70,7 @@ class Watch:
 
     async def _meet_bucket(self) -> None:
         """A cluster that lost power may come back with fewer changes than it had acknowledged."""
-        last = (await self._link.api(f"STREAM.INFO.{self._bucket.stream}"))["state"]["last_seq"]
+        last = await last_sequence(self._link, self._bucket.stream, known=0)
         if last < self._revision:
             self._log.error("queue.lost_changes", changes=self._revision - last)
             self._lost()

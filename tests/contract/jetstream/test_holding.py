@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,14 +14,7 @@ from relay.queue.jetstream.letters import change_of
 from relay.queue.jetstream.record import Mark
 from relay.queue.ranges import Tally
 from tests.contract.jetstream.desk import LIMIT, Desk, Desks, letter
-from tests.fakes.nats import NatsServer
 from tests.fakes.process import until
-
-
-@pytest.fixture
-async def desks(nats_server: NatsServer, prefix: str) -> AsyncIterator[Desks]:
-    async with Desks(nats_server, prefix) as desks:
-        yield desks
 
 
 def holding_of(desk: Desk) -> Holding:
